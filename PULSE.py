@@ -1,0 +1,307 @@
+"""The search of PULSE (Menon et al., CVPR 2020): walk the faces that a generator can make until one
+downscales to the LR picture.
+
+    from PULSE import PULSE
+    model = PULSE(generator="demo")
+    for HR, LR in model(ref_im, seed=0):  # ref_im (B, 3, h, h) in [0, 1]
+        ...                               # HR (B, 3, S, S), LR (B, 3, h, h), in [0, 1], on the CPU
+
+The latents and some noise maps are moved by gradient descent, each projected onto its own sphere
+after every step. Every iterate is judged before its step; of each picture the best one is kept: the
+lowest loss among those within eps, or else among all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from generators import Generator, load_generator
+from loss import LossBuilder
+from settings import Settings, require_seed
+from SphericalOptimizer import SphericalOptimizer
+
+OPTIMISERS = {
+    "sgd": (torch.optim.SGD, {}),
+    "sgdm": (torch.optim.SGD, {"momentum": 0.9}),
+    "adam": (torch.optim.Adam, {}),
+    "adamax": (torch.optim.Adamax, {}),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the search reached for one picture: the figures of its best iterate."""
+
+    seed: int
+    l2: float  # mean squared difference of DS(HR), HR not clamped, and the LR; pixels in [0, 1]
+    geocross: float
+    total: float  # the loss of loss_str
+    best_step: int  # from 0; −1 where no iterate had a finite loss
+    within_eps: bool
+
+
+def lr_multiplier(schedule: str, step: int, steps: int) -> float:
+    """The learning rate at `step` of `steps`, as a multiple of the one that was set.
+
+    linear1cycle: (9·(1 − |2x/T − 1|) + 1)/10. linear1cycledrop: that over the first 0.9·T, then
+    from 1/10 down to 1/1000 in a line.
+    """
+    if schedule == "fixed":
+        return 1.0
+    ramp = steps if schedule == "linear1cycle" else 0.9 * steps
+    if step < ramp or schedule == "linear1cycle":
+        return (9 * (1 - abs(2 * step / ramp - 1)) + 1) / 10
+    return 1 / 10 + (step - ramp) / (0.1 * steps) * (1 / 1000 - 1 / 10)
+
+
+def starting_point(
+    generator: Generator, settings: Settings, seed: int
+) -> tuple[Tensor, list[Tensor]]:
+    """v (1, L, d), or (1, 1, d) with tile_latent, and L noise maps (1, 1, r, r) of one picture, on
+    the CPU.
+
+    Drawn in this order from one CPU generator, so that one seed starts at one point on every
+    device; a zeroed layer draws nothing.
+    """
+    random = torch.Generator().manual_seed(seed)
+    rows = 1 if settings.tile_latent else generator.num_layers
+    v = torch.randn(1, rows, generator.dlatent_size, generator=random)
+    noise = []
+    roles = settings.noise_roles(generator.num_layers)
+    for role, size in zip(roles, generator.synthesis.layer_sizes, strict=True):
+        shape = (1, 1, size, size)
+        drawn = torch.zeros(shape) if role == "zero" else torch.randn(shape, generator=random)
+        noise.append(drawn)
+    return v, noise
+
+
+class Walk:
+    """The search for the pictures of one batch, which share nothing but the arithmetic; it moves by
+    `step()`.
+    """
+
+    def __init__(
+        self, generator: Generator, ref_im: Tensor, settings: Settings, seeds: Sequence[int]
+    ):
+        self.generator, self.settings, self.seeds = generator, settings, seeds
+        device = generator.mean.device
+        ref_im = ref_im.to(device)
+        starts = [starting_point(generator, settings, seed) for seed in seeds]
+        self.v = torch.cat([v for v, _ in starts]).to(device).requires_grad_()  # (B, L or 1, d)
+        self.noise = [
+            torch.cat(maps).to(device) for maps in zip(*(noise for _, noise in starts), strict=True)
+        ]
+        searched = [self.v]
+        for role, maps in zip(settings.noise_roles(generator.num_layers), self.noise, strict=True):
+            if role == "trainable":
+                searched.append(maps.requires_grad_())
+        optimiser, options = OPTIMISERS[settings.opt_name]
+        self.optimiser = SphericalOptimizer(
+            optimiser, searched, lr=settings.learning_rate, **options
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser.opt,
+            lambda step: lr_multiplier(settings.lr_schedule, step, settings.steps),
+        )
+        self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps)
+        self.steps_done = 0
+        B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
+        self.best = {
+            "HR": torch.zeros(B, 3, S, S, device=device),
+            "LR": torch.zeros(B, 3, h, h, device=device),
+            "total": torch.full((B,), torch.inf, device=device),
+            "MSE": torch.full((B,), torch.nan, device=device),
+            "GEOCROSS": torch.full((B,), torch.nan, device=device),
+            "step": torch.full((B,), -1, device=device),
+            "within": torch.zeros(B, dtype=torch.bool, device=device),
+        }
+
+    def step(self) -> dict[str, Tensor]:
+        """Judge the present iterate, then move, unless it is the last.
+
+        Returns its figures: "L2" (the mean squared difference, not bounded by eps), "GEOCROSS" and
+        "total", each (B,) and on the device.
+        """
+        last = self.steps_done + 1 == self.settings.steps
+        with torch.set_grad_enabled(not last):
+            w = self.generator.w_of(self.v)
+            layers = w.expand(-1, self.generator.num_layers, -1)  # (B, L, d)
+            HR = (self.generator.synthesis(layers, self.noise) + 1) / 2
+            total, terms = self.loss(w, HR)
+        self._keep_best(total.detach(), HR.detach(), terms)
+        if not last:
+            self.optimiser.zero_grad()
+            total.sum().backward()
+            self.optimiser.step()
+            self.scheduler.step()
+        self.steps_done += 1
+        figures = {"L2": terms["MSE"], "GEOCROSS": terms["GEOCROSS"], "total": total}
+        return {name: values.detach() for name, values in figures.items()}
+
+    @torch.no_grad()
+    def _keep_best(self, total: Tensor, HR: Tensor, terms: dict[str, Tensor]) -> None:
+        """Per picture: an iterate within eps beats all that are not; of two alike the lower total,
+        the earlier on a tie.
+        """
+        best = self.best
+        within = terms["MSE"] <= self.settings.eps
+        better = (within & ~best["within"]) | ((within == best["within"]) & (total < best["total"]))
+        better &= total.isfinite()
+        present = {
+            "HR": HR,
+            "LR": terms["LR"],
+            "total": total,
+            "MSE": terms["MSE"],
+            "GEOCROSS": terms["GEOCROSS"],
+            "step": torch.full_like(best["step"], self.steps_done),
+            "within": within,
+        }
+        for name, value in present.items():
+            chosen = better.view(-1, *[1] * (value.ndim - 1))
+            torch.where(chosen, value, best[name], out=best[name])
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """The best so far: HR (B, 3, S, S) and LR = DS of the unclamped HR (B, 3, h, h), both
+        clamped to [0, 1], on the CPU.
+        """
+        return self.best["HR"].clamp(0, 1).cpu(), self.best["LR"].clamp(0, 1).cpu()
+
+    def results(self) -> list[Result]:
+        """The figures of the best so far, one per picture."""
+        names = ("MSE", "GEOCROSS", "total", "step", "within")
+        columns = [self.best[name].tolist() for name in names]
+        return [Result(*row) for row in zip(self.seeds, *columns, strict=True)]
+
+
+class Search:
+    """One search over a batch of pictures: iterate over it once, then read `results`.
+
+    Yields (HR, LR) once, at the end, or with save_intermediate after every step. On a CPU the
+    pictures are searched one by one within each step: batching gains nothing there, and so a
+    picture's result does not depend on its neighbours to the last bit.
+    """
+
+    def __init__(self, generator, ref_im, settings, seeds, save_intermediate, on_step):
+        self.steps = settings.steps
+        self.save_intermediate, self.on_step = save_intermediate, on_step
+        alone = generator.mean.device.type == "cpu"
+        size = 1 if alone else len(seeds)
+        self.walks = [
+            Walk(generator, ref_im[i : i + size], settings, seeds[i : i + size])
+            for i in range(0, len(seeds), size)
+        ]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(self.walks[0].steps_done, self.steps):
+            figures = [walk.step() for walk in self.walks]
+            if self.on_step is not None:
+                names = figures[0]
+                self.on_step(step, {name: torch.cat([f[name] for f in figures]) for name in names})
+            if self.save_intermediate or step + 1 == self.steps:
+                HR, LR = zip(*(walk.pictures() for walk in self.walks), strict=True)
+                yield torch.cat(HR), torch.cat(LR)
+
+    @property
+    def results(self) -> list[Result]:
+        """What was reached so far, one Result per picture."""
+        return [result for walk in self.walks for result in walk.results()]
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else Apple's MPS, else the CPU.
+
+    Raises: ValueError for a device that this machine, or this PyTorch, does not have.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, is_there in there.items() if is_there)
+    if not there.get(name.split(":")[0], False):
+        raise ValueError(f"device {name!r} is not available here: use auto or cpu")
+    return torch.device(name)
+
+
+class PULSE:
+    """A generator on a device, ready to search.
+
+    generator: `ffhq`, `demo` or the path of a weight file. device: `auto`, `cuda`, `mps` or `cpu`.
+    cache_dir: where weights and prior fits are kept.
+
+    Raises: GeneratorError where no generator can be had under that name; ValueError for a device
+    that is not there.
+    """
+
+    def __init__(
+        self,
+        generator: str | os.PathLike = "ffhq",
+        device: str = "auto",
+        cache_dir: str | os.PathLike = "cache",
+    ):
+        self.device = choose_device(device)
+        self.generator = load_generator(generator, cache_dir).to(self.device)
+
+    def __call__(
+        self,
+        ref_im: Tensor,
+        *,
+        seed: int | Sequence[int] | None = None,
+        save_intermediate: bool = False,
+        on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+        settings: Settings | None = None,
+        **changes,
+    ) -> Search:
+        """Search for pictures that downscale to `ref_im` (B, 3, h, h) in [0, 1]; (3, h, h) is one
+        picture.
+
+        seed: one number for all pictures, or one each; None draws one (it is in the results).
+        save_intermediate: yield the best pair so far after every step. on_step: called as
+        on_step(step, figures) with "L2", "GEOCROSS" and "total" of the present iterates, tensors
+        (B,) on the device. settings: a Settings; single ones can be given by name, as in
+        `model(ref_im, steps=200, eps=1e-3)`.
+
+        Raises: ValueError, one sentence, for a tensor, seed or setting that cannot be used;
+        TypeError for an unknown name.
+        """
+        settings = dataclasses.replace(settings or Settings(), **changes)
+        settings.check()
+        settings.noise_roles(self.generator.num_layers)
+        if ref_im.ndim == 3:
+            ref_im = ref_im[None]
+        if ref_im.ndim != 4 or len(ref_im) == 0 or ref_im.shape[1] != 3:
+            raise ValueError(
+                f"ref_im must be (B, 3, h, h), red, green and blue, not {tuple(ref_im.shape)}"
+            )
+        require_lr_size(ref_im.shape[-1], ref_im.shape[-2], self.generator.resolution)
+        ref_im = ref_im.detach().float()
+        if not bool(((ref_im >= 0) & (ref_im <= 1)).all()):
+            raise ValueError("ref_im has values outside [0, 1]: divide 8-bit pixels by 255")
+        if seed is None:
+            seed = secrets.randbelow(2**31)
+        seeds = [seed] * len(ref_im) if isinstance(seed, int) else [int(each) for each in seed]
+        if len(seeds) != len(ref_im):
+            raise ValueError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
+        for each in seeds:
+            require_seed(each)
+        return Search(self.generator, ref_im, settings, seeds, save_intermediate, on_step)
+
+
+def require_lr_size(width: int, height: int, resolution: int) -> None:
+    """Raises: ValueError unless the LR is square, its side divides S and 2 ≤ side ≤ S/2."""
+    if width != height:
+        raise ValueError(f"it is {width}×{height}, not square: align_face.py makes square pictures")
+    if not 2 <= width <= resolution // 2 or resolution % width:
+        sizes = ", ".join(str(2**k) for k in range(1, resolution.bit_length() - 1))
+        raise ValueError(
+            f"its side is {width} pixels; for this generator it must be one of {sizes}: "
+            f"align_face.py -output_size makes such pictures"
+        )

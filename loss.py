@@ -1,0 +1,72 @@
+"""What the search minimises: the distance of DS(HR) to the LR, and GEOCROSS, which holds the
+layers' latents together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bicubic import BicubicDownSample
+from settings import parse_loss
+
+
+def l2(difference: Tensor) -> Tensor:
+    """(B, 3, h, w) → (B,): mean square over pixels and channels."""
+    return difference.square().mean(dim=(1, 2, 3))
+
+
+def l1(difference: Tensor) -> Tensor:
+    """(B, 3, h, w) → (B,): mean magnitude over pixels and channels."""
+    return difference.abs().mean(dim=(1, 2, 3))
+
+
+def geocross(w: Tensor) -> Tensor:
+    """(B, L, d) → (B,): 64 times the mean over all L×L pairs of the squared geodesic distance θ =
+    2·atan2(‖x−y‖, ‖x+y‖).
+
+    0 where L = 1. The generator was trained on one w for all layers; this pulls the L vectors
+    together.
+    """
+    if w.shape[1] == 1:
+        return w.new_zeros(len(w))
+    x, y = w[:, :, None, :], w[:, None, :, :]  # (B, L, 1, d), (B, 1, L, d)
+    a = ((x - y).square().sum(-1) + 1e-9).sqrt()  # (B, L, L)
+    b = ((x + y).square().sum(-1) + 1e-9).sqrt()
+    theta = 2 * torch.atan2(a, b)
+    return 64 * theta.square().mean(dim=(1, 2))
+
+
+class LossBuilder(nn.Module):
+    """The loss of `loss_str`, per image.
+
+    `ref_im` (B, 3, h, h) in [0, 1] is the LR. `eps` bounds L2 and L1 from below, so that a picture
+    that explains the LR well enough is improved in the other terms only.
+
+    Raises: ValueError where `loss_str` does not parse.
+    """
+
+    def __init__(self, ref_im: Tensor, loss_str: str, eps: float):
+        super().__init__()
+        self.ref_im, self.eps = ref_im, eps
+        self.terms = parse_loss(loss_str)
+        self._downscale: BicubicDownSample | None = None
+
+    def forward(self, w: Tensor, HR: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """w (B, L, d); HR (B, 3, S, S), not clamped → total (B,), and {"LR": DS(HR) (B, 3, h, h),
+        "MSE": mean squared difference (B,), not bounded by eps, and "L2", "L1", "GEOCROSS": (B,),
+        each whether it is part of the total or not}.
+        """
+        factor = HR.shape[-1] // self.ref_im.shape[-1]
+        if self._downscale is None or self._downscale.factor != factor:
+            self._downscale = BicubicDownSample(factor)
+        LR = self._downscale(HR)
+        difference = LR - self.ref_im
+        mse = l2(difference)
+        values = {
+            "L2": mse.clamp(min=self.eps),
+            "L1": 10 * l1(difference).clamp(min=self.eps),
+            "GEOCROSS": geocross(w),
+        }
+        total = sum(weight * values[term] for weight, term in self.terms)
+        return total, {"LR": LR, "MSE": mse, **values}

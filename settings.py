@@ -1,0 +1,182 @@
+"""Every setting of the search: its name, its default, and when to change it.
+
+Imports neither torch nor anything of the project, so that run.py can show and check settings at
+once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+LOSS_TERMS = ("L2", "L1", "GEOCROSS")
+NOISE_TYPES = ("zero", "fixed", "trainable")
+OPTIMISERS = ("sgd", "adam", "sgdm", "adamax")
+LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")
+DEFAULT_TRAINABLE_NOISE_LAYERS = 5
+DEFAULT_BAD_NOISE_LAYERS = "17"
+SEEDS = 2**63  # image seeds are whole numbers from 0 to SEEDS - 1
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+def parse_loss(loss_str: str) -> list[tuple[float, str]]:
+    """`"100*L2+0.05*GEOCROSS"` → `[(100.0, "L2"), (0.05, "GEOCROSS")]`.
+
+    Raises: ValueError where the string is not a sum of weight*TERM with finite weights and the
+    terms of LOSS_TERMS.
+    """
+    summand = re.compile(rf"\s*({_NUMBER})\s*\*\s*(\w+)\s*(\+|$)", re.ASCII)
+    terms, position, joint = [], 0, "+"
+    while joint == "+" and (match := summand.match(loss_str, position)):
+        weight, term = float(match[1]), match[2]
+        if term not in LOSS_TERMS:
+            raise ValueError(
+                f"loss_str {loss_str!r} has the unknown term {term!r}: use {', '.join(LOSS_TERMS)}"
+            )
+        if not math.isfinite(weight):
+            raise ValueError(f"loss_str {loss_str!r} has a weight that is not finite: {match[1]}")
+        terms.append((weight, term))
+        position, joint = match.end(), match[3]
+    if joint == "+":
+        raise ValueError(
+            f"loss_str {loss_str!r} is not a sum of weight*TERM: write it as 100*L2+0.05*GEOCROSS"
+        )
+    return terms
+
+
+def _setting(default, help: str, shown: str | None = None, kind: type | None = None):
+    """A field that knows what `-h` says of it; `shown` where the default is not its own
+    description.
+    """
+    about = {"help": help, "shown": shown, "kind": kind or type(default)}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search; one for all pictures of a run. `check()` before use."""
+
+    loss_str: str = _setting(
+        "100*L2+0.05*GEOCROSS",
+        "what is minimised: a sum of weight*TERM, the terms L2, L1 and GEOCROSS; more GEOCROSS for "
+        "more natural faces, less to come closer to the LR",
+    )
+    eps: float = _setting(
+        2e-3,
+        "mean squared difference, of pixels in [0, 1], at which the downscaled picture counts as "
+        "equal to the LR; the paper's own figures are for 1e-3",
+    )
+    noise_type: str = _setting(
+        "trainable",
+        "zero, fixed (as drawn) or trainable (the coarsest maps are searched as well)",
+    )
+    num_trainable_noise_layers: int | None = _setting(
+        None,
+        "how many noise maps are searched, from the coarsest; the default is cut to those that the "
+        "generator has",
+        shown="5",
+        kind=int,
+    )
+    tile_latent: bool = _setting(
+        False,
+        "one latent for all layers: closest to what the generator was trained on, eps is reached "
+        "less often",
+    )
+    bad_noise_layers: str | None = _setting(
+        None,
+        'noise layers that are zeroed, dot-separated, "" for none; the default where the generator '
+        "has that layer",
+        shown="17",
+        kind=str,
+    )
+    opt_name: str = _setting("adam", "sgd, adam, sgdm (momentum 0.9) or adamax")
+    learning_rate: float = _setting(
+        0.4,
+        "of the optimiser; each variable lives on a sphere of radius about √d, so steps are long",
+    )
+    steps: int = _setting(
+        100, "iterates that are judged; more come closer, the schedule stretches over them"
+    )
+    lr_schedule: str = _setting(
+        "linear1cycledrop",
+        "multiplier of the learning rate: fixed, linear1cycle (0.1 up to 1 and down again) or "
+        "linear1cycledrop (the same, then down to 0.001)",
+    )
+
+    def check(self) -> None:
+        """Raises: ValueError, one sentence, for the first setting that no generator could be
+        searched with.
+        """
+        parse_loss(self.loss_str)
+        for name, known in (
+            ("noise_type", NOISE_TYPES),
+            ("opt_name", OPTIMISERS),
+            ("lr_schedule", LR_SCHEDULES),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown: use {', '.join(known)}"
+                )
+        for name in ("eps", "learning_rate"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a number above 0, not {value}")
+        require_positive("steps", self.steps)
+        number = self.num_trainable_noise_layers
+        if number is not None and (not isinstance(number, int) or number < 0):
+            raise ValueError(f"num_trainable_noise_layers must be 0 or more, not {number}")
+        self._bad_layers()
+
+    def _bad_layers(self) -> list[int] | None:
+        if self.bad_noise_layers is None:
+            return None
+        text = self.bad_noise_layers.strip()
+        if text and not re.fullmatch(r"\d+(\.\d+)*", text, re.ASCII):
+            raise ValueError(
+                f"bad_noise_layers {text!r} is not a list of layer numbers: write for example 16.17"
+            )
+        return [int(number) for number in text.split(".")] if text else []
+
+    def noise_roles(self, num_layers: int) -> list[str]:
+        """`zero`, `fixed` or `trainable` for each noise layer 0 … num_layers − 1.
+
+        A default is cut to the layers that there are. Raises: ValueError for a number that was
+        given and that the generator lacks.
+        """
+        bad = self._bad_layers()
+        if bad is None:
+            bad = [int(DEFAULT_BAD_NOISE_LAYERS)]
+        elif too_high := [layer for layer in bad if layer >= num_layers]:
+            raise ValueError(
+                f"bad_noise_layers names layer {too_high[0]}, but the generator has "
+                f"{num_layers} layers, 0 to {num_layers - 1}"
+            )
+        trainable = self.num_trainable_noise_layers
+        if trainable is None:
+            trainable = DEFAULT_TRAINABLE_NOISE_LAYERS
+        elif trainable > num_layers:
+            raise ValueError(
+                f"num_trainable_noise_layers is {trainable}, but the generator has {num_layers} "
+                f"layers"
+            )
+
+        def role(layer: int) -> str:
+            if self.noise_type == "zero" or layer in bad:
+                return "zero"
+            return "trainable" if self.noise_type == "trainable" and layer < trainable else "fixed"
+
+        return [role(layer) for layer in range(num_layers)]
+
+
+def require_positive(name: str, value: int) -> None:
+    """Raises: ValueError unless `value` is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+
+
+def require_seed(seed: int) -> None:
+    """Raises: ValueError unless 0 ≤ seed < 2^63."""
+    if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed}")

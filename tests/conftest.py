@@ -1,0 +1,79 @@
+"""What the tests share: small generators, written as real files, and the commands as real
+processes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from formats import FORMAT
+from stylegan import G_mapping, G_synthesis
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    """The arrays of a golden file; those stored as float16 as float32."""
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return {
+            key: value.astype(np.float32) if value.dtype == np.float16 else value
+            for key, value in arrays.items()
+        }
+
+
+def golden_state(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The state dict that a golden file holds under `state/`."""
+    keys = [key for key in arrays if key.startswith("state/")]
+    return {key.removeprefix("state/"): torch.from_numpy(arrays[key]) for key in keys}
+
+
+def random_networks(resolution: int, d: int = 16, seed: int = 0, **config):
+    """A small random G_synthesis, whose noise and biases matter, and a mapping of two layers."""
+    torch.manual_seed(seed)
+    synthesis = G_synthesis(d, 3, resolution, **{"fmap_base": 64, "fmap_max": 8, **config})
+    for name, parameter in synthesis.named_parameters():
+        if name.endswith("noise.weight") or name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.nn.init.normal_(synthesis.torgb.weight, std=0.3)
+    return synthesis, G_mapping(d, num_layers=2)
+
+
+def one_file(path: Path, resolution: int = 16, d: int = 16, seed: int = 0, **changes) -> Path:
+    """Write a small generator in this project's format; `changes` replace entries of the file."""
+    synthesis, mapping = random_networks(resolution, d, seed)
+    content = {
+        "format": FORMAT,
+        "config": {"resolution": resolution, "fmap_base": 64, "fmap_max": 8, "dlatent_size": d},
+        "synthesis": synthesis.state_dict(),
+        "mapping": mapping.state_dict(),
+        "gaussian_fit": {"mean": torch.zeros(d), "std": torch.ones(d)},
+        "about": {"name": "a random network of the tests"},
+    }
+    torch.save({**content, **changes}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A generator of 16 pixels, 6 layers: a search of some steps takes milliseconds."""
+    return one_file(tmp_path_factory.mktemp("generators") / "tiny.pt")
+
+
+def command(script: str, *args, cwd: Path, timeout: float = 300, env=None):
+    """`python script args`, as a user runs it; stdout and stderr as text."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        env=env,
+    )
