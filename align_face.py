@@ -1,0 +1,253 @@
+"""Cut the faces out of photographs, upright and centred as in FFHQ, and downscale them for run.py.
+
+Put photographs into the folder realpics (or input) and run this once, then run.py:
+
+    python align_face.py
+        every face of every photograph becomes input/<photo>_<face>.png, 32x32 pixels; faces are
+        numbered from 0, left to right
+
+    python align_face.py -input_dir holiday.jpg -output_dir faces -output_size 64 -upscale 2
+        one photograph, whose faces are small: enlarged x2 before faces are searched in it
+
+Pictures that are aligned already, or that show no face the detector knows, need no search:
+-mode resize takes their central square and downscales it just as well.
+
+Faces that are there already, from the same photograph and the same flags, are kept; a file that is
+not a face of the photograph is never written over. In photographs of more than 16 million pixels
+faces are searched on a reduced copy and cut out of the photograph itself.
+
+Exit status: 0 every photograph has its faces; 1 some were refused or show no face, the others are
+done; 2 the flags or folders cannot be used, nothing was begun.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commandline import (
+    OK,
+    SOME_REFUSED,
+    Parser,
+    Progress,
+    Unusable,
+    count,
+    require_folder_writable,
+    run_command,
+    shown,
+    some,
+)
+
+if TYPE_CHECKING:  # -h answers before anything heavy is imported
+    from faces import FaceFinder
+
+SETTINGS = "pulse:align"  # text chunk: the flags a face was made with
+
+
+def parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.flag(
+        "input_dir",
+        "folder of photographs, or one photograph",
+        default="realpics" if Path("realpics").is_dir() else "input",
+        shown="realpics where that folder exists, else input",
+        type=Path,
+    )
+    parser.flag("output_dir", "folder for the faces", default="input", type=Path)
+    parser.flag(
+        "output_size",
+        "pixels a side: a divisor of 1024, at least 2; 0 or 1024 keep the crop as it is",
+        default=32,
+        type=int,
+    )
+    parser.flag("cache_dir", "folder for the downloaded landmark model", default="cache", type=Path)
+    parser.flag(
+        "upscale",
+        "enlarge photographs (bicubic) by this factor before faces are searched, for small ones",
+        default=1.0,
+        shown="1",
+        type=float,
+    )
+    parser.flag(
+        "mode",
+        "face: find faces and cut them out; resize: take the central square, without a search",
+        default="face",
+        choices=["face", "resize"],
+    )
+    parser.flag("overwrite", "make faces again that are there already", action="store_true")
+    return parser
+
+
+def check_flags(args) -> None:
+    """Raises: Unusable for values that no photograph could be used with."""
+    from faces import CROP
+
+    if args.output_size != 0 and (args.output_size < 2 or CROP % args.output_size):
+        raise Unusable(
+            f"-output_size {args.output_size} does not divide {CROP}: give 2, 4, 8, 16, 32, 64, "
+            f"128, 256 or 512, or 0 to keep the crop"
+        )
+    if not 0 < args.upscale < math.inf:
+        raise Unusable(f"-upscale {args.upscale:g} is no factor: give a number above 0, such as 2")
+    if args.mode == "resize" and args.upscale != 1:
+        raise Unusable("-upscale is for the search for faces: leave it out with -mode resize")
+
+
+def main() -> int:
+    args = parser().parse_args()
+    check_flags(args)
+    from faces import CROP, FaceFinder, FinderError
+    from images import ALIGNED_FROM, list_pictures, picture_text
+
+    try:
+        pictures, others = list_pictures(args.input_dir)
+    except OSError as error:
+        raise Unusable(
+            f"-input_dir {shown(args.input_dir)} cannot be read ({error.strerror}): put "
+            f"photographs there, or name another folder or a photograph"
+        ) from None
+    if not pictures:
+        raise Unusable(
+            f"-input_dir {shown(args.input_dir)} holds no picture: put photographs there"
+        )
+    require_folder_writable(args.output_dir, "-output_dir")
+    photos = [picture for picture in pictures if ALIGNED_FROM not in picture_text(picture)]
+    aligned = len(pictures) - len(photos)
+    todo = [photo for photo in photos if args.overwrite or not is_done(photo, args)]
+    try:
+        finder = FaceFinder(args.cache_dir) if todo and args.mode == "face" else None
+    except FinderError as error:
+        raise Unusable(error) from None
+
+    if others:
+        print(f"passed over, no pictures: {some(others)}", file=sys.stderr)
+    stems = Counter(os.path.normcase(photo.stem) for photo in photos)
+    faces, refused = {}, 0
+    progress = Progress(len(todo), "photograph")
+    for number, photo in enumerate(todo, start=1):
+        progress.live(f"{shown(photo.name)}, {number} of {len(todo)}")
+        try:
+            if stems[os.path.normcase(photo.stem)] > 1:
+                name = shown(result(photo, 0, args).name)
+                raise Refused(f"another photograph would become {name} too: rename one of them")
+            faces[photo] = write_faces(photo, finder, args)
+        except Refused as error:
+            progress.say(f"{shown(photo.name)}: {error}")
+            refused += 1
+        progress.advance()
+    progress.close()
+
+    if todo:
+        size = args.output_size or (CROP if args.mode == "face" else 0)
+        made = f"{count(sum(faces.values()), 'face')} from {count(len(faces), 'photograph')}"
+        print(f"{made} in {shown(args.output_dir)}" + f", {size}x{size} pixels" * bool(size))
+    if len(todo) < len(photos):
+        kept = count(len(photos) - len(todo), "photograph")
+        print(f"{kept} passed over: the faces are there already (-overwrite makes them again)")
+    if aligned:
+        print(f"{count(aligned, 'picture')} passed over: made by align_face.py")
+    if refused:
+        print(f"{count(refused, 'photograph')} without a result, for the reasons above")
+    if len(pictures) > refused and args.output_size not in (0, CROP):
+        where = f" -input_dir {shown(shlex.quote(str(args.output_dir)))}"
+        print(f"Next: python run.py{'' if args.output_dir == Path('input') else where}")
+    return SOME_REFUSED if refused else OK
+
+
+class Refused(Exception):
+    """Why a photograph has no result: one sentence, without its name."""
+
+
+def result(photo: Path, face: int, args) -> Path:
+    return args.output_dir / f"{photo.stem}_{face}.png"
+
+
+def marks(photo: Path, args) -> dict[str, str]:
+    """What the text chunks of all faces of `photo` say. Raises: OSError."""
+    from images import ALIGNED_FROM, ALIGNED_SHA256, sha256, storable
+
+    return {
+        ALIGNED_FROM: storable(photo.name),
+        ALIGNED_SHA256: sha256(photo),
+        SETTINGS: f"-mode {args.mode} -output_size {args.output_size} -upscale {args.upscale:g}",
+    }
+
+
+def is_done(photo: Path, args) -> bool:
+    """Whether face 0, which is written last, is there, from this photograph by these flags."""
+    from images import picture_text
+
+    text = picture_text(result(photo, 0, args))
+    try:
+        return bool(text) and marks(photo, args).items() <= text.items()
+    except OSError:
+        return False
+
+
+def is_ours(file: Path, photo: Path) -> bool:
+    from images import ALIGNED_FROM, picture_text, storable
+
+    return picture_text(file).get(ALIGNED_FROM) == storable(photo.name)
+
+
+def require_free(file: Path, photo: Path) -> None:
+    if os.path.lexists(file) and not is_ours(file, photo):
+        raise Refused(f"{shown(file)} is there and is not a face of it: move or rename one of them")
+
+
+def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
+    """Write the faces of `photo`, or with no finder its central square; return how many.
+
+    Raises: Refused.
+    """
+    from faces import align, central_square, downscale, enlarged
+    from images import ALIGNED_FACE, PictureError, read_picture, write_png
+
+    require_free(result(photo, 0, args), photo)  # before the search, which takes seconds
+    try:
+        picture = read_picture(photo)
+        if finder is None:
+            crops = [central_square(picture, args.output_size)]
+        else:
+            picture = enlarged(picture, args.upscale)
+            crops = [align(picture, landmarks) for landmarks in finder.landmarks(picture)]
+        if crops and args.output_size not in (0, crops[0].width):
+            crops = [downscale(crop, args.output_size) for crop in crops]
+    except PictureError as error:
+        raise Refused(error) from None
+    except MemoryError:
+        raise Refused("it does not fit into memory: make it smaller first") from None
+    except Exception as error:  # dlib raises RuntimeError and more; the other photographs go on
+        why = f"{type(error).__name__}: {error}"
+        raise Refused(f"its face cannot be cut out ({why}): try -mode resize") from None
+    if not crops:
+        raise Refused(
+            "no face was found in it: try -upscale 2 for a small photograph, -mode resize for one "
+            "that is aligned already"
+        )
+    files = [result(photo, face, args) for face in range(len(crops))]
+    for file in files:
+        require_free(file, photo)
+    try:
+        text = marks(photo, args)
+        for face in reversed(range(len(crops))):  # face 0 last: where it is, all are
+            write_png(files[face], crops[face], text | {ALIGNED_FACE: str(face)})
+        face = len(crops)
+        while is_ours(result(photo, face, args), photo):  # of an earlier run that found more
+            result(photo, face, args).unlink()
+            face += 1
+    except OSError as error:
+        raise Refused(
+            f"its faces cannot be written to {shown(args.output_dir)} ({error.strerror}): make "
+            f"room there and run this again"
+        ) from None
+    return len(crops)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,168 @@
+"""What run.py and align_face.py share as commands: how flags look, how progress and errors are
+told.
+
+A flag has one dash, as users of PULSE type it (`-input_dir`); the same name with two dashes works
+too. Imports nothing heavy, so that `-h` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+# Exit statuses of every command.
+OK, SOME_REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help is the module docstring; errors are one sentence, exit status 2."""
+
+    def __init__(self, doc: str):
+        super().__init__(
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def flag(self, name: str, help: str, default=None, shown=None, **options) -> None:
+        """Add `-name`. The help ends with the default, or with `shown` where that is given."""
+        shown = default if shown is None else shown
+        if shown not in (None, False):
+            help = f"{help} (default: {shown})"
+        self.add_argument(f"-{name}", default=default, help=help.replace("%", "%%"), **options)
+
+    def parse_args(self, args=None, namespace=None):
+        """Two dashes are taken for one; what follows a flag that takes a value is its value, also
+        where it begins with a dash, as in `-eps -1e-3`.
+        """
+        known = self._option_string_actions
+        plain, waiting = [], None
+        for arg in sys.argv[1:] if args is None else map(str, args):
+            name = arg.split("=")[0].removeprefix("-")
+            if name in known:
+                arg = arg.removeprefix("-")
+            name = arg.split("=")[0]
+            if waiting is not None and name not in known:
+                plain[-1] = f"{waiting}={arg}"
+                waiting = None
+                continue
+            takes_value = arg in known and known[arg].nargs is None
+            waiting = arg if takes_value else None
+            plain.append(arg)
+        return super().parse_args(plain, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument -(\w+): ", r"-\1: ", message)
+        self.exit(UNUSABLE, f"{self.prog}: error: {message} (-h lists every flag)\n")
+
+
+class Unusable(Exception):
+    """Arguments, folders or generator cannot be used and nothing was begun: exit status 2."""
+
+
+def run_command(main) -> NoReturn:
+    """Exit with what `main()` returns; an Unusable is one line, Ctrl-C is one line, neither a
+    traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot encode is no end
+            stream.reconfigure(errors="backslashreplace")
+    program = Path(sys.argv[0]).name
+    try:
+        status = main()
+        sys.stdout.flush()
+    except Unusable as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        status = UNUSABLE
+    except KeyboardInterrupt:
+        print(
+            f"\n{program}: stopped; what is finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        status = INTERRUPTED
+    except BrokenPipeError:  # `run.py | head` closed our output: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = OK
+    sys.exit(status)
+
+
+def require_folder_writable(folder: Path, flag: str) -> None:
+    """Prove that files can be written in `folder`, or that it can be made; leaves nothing behind.
+
+    Raises: Unusable, naming the flag, the folder and the reason.
+    """
+    there = folder.absolute()
+    while not (there.exists() or there.is_symlink()):
+        there = there.parent
+    probe = there / f".writable-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = f"{shown(there)} is no folder" if not there.is_dir() else error.strerror
+        raise Unusable(
+            f"{flag} {shown(folder)} cannot be written ({reason}): give another folder"
+        ) from None
+
+
+def shown(path: Path | str) -> str:
+    """`path` as one harmless line: what a terminal would obey, not print, becomes an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def some(names: Iterable[Path | str]) -> str:
+    """The first ten, with commas; of a path its last part."""
+    names = [shown(name.name if isinstance(name, Path) else name) for name in names]
+    return ", ".join(names[:10]) + f" and {len(names) - 10} more" * (len(names) > 10)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`, `no pictures`."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+class Progress:
+    """A bar over pictures on a terminal; elsewhere plain lines, one per event, for logs.
+
+    Everything goes to stderr: stdout keeps the summary alone.
+    """
+
+    EVERY = 20.0  # seconds between plain lines about a picture that takes long
+
+    def __init__(self, total: int, unit: str = "picture"):
+        self.bar = None
+        self.last = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit=unit, dynamic_ncols=True, leave=False)
+
+    def live(self, text: str) -> None:
+        """How the present picture stands: at the end of the bar, or now and then as a line."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        elif time.monotonic() - self.last > self.EVERY:
+            self.say(text)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.last = time.monotonic()
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def advance(self, number: int = 1) -> None:
+        """That many more pictures are finished, well or badly."""
+        if self.bar is not None:
+            self.bar.update(number)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
