@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := demo_run
+
+.PHONY: demo test lint stress clean
+
+# A photograph in, imaginary faces out: ends by saying where the picture is that shows them.
+demo: .venv/installed
+	$(BIN)/python demo/photograph.py $(RUN)/photographs
+	$(BIN)/python align_face.py -input_dir $(RUN)/photographs -output_dir $(RUN)/input -output_size 16
+	$(BIN)/python run.py -input_dir $(RUN)/input -output_dir $(RUN)/results -generator demo \
+	  -duplicates 4 -seed 0 -sheet -overwrite
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Time and memory of a search at full size, printed: figures, not tests.
+stress: .venv/installed
+	$(BIN)/python tests/stress.py
+
+clean:
+	rm -rf .venv $(RUN)
+
+# Installs once, and again only where requirements.txt has changed.
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	touch $@
