@@ -1,9 +1,9 @@
-"""Weight files of StyleGAN1 generators, read safely and told apart by what is in them, under this
-project's names.
+"""Weight files of StyleGAN1 generators, read safely and told apart by what is in them, never by
+name.
 
 Read here: this project's one file; PULSE's `synthesis.pt` with `mapping.pt` beside it (or the
-folder of both); lernapparat's `.for_g_all.pt`. Nothing in a file is ever run: torch.load with
-weights_only=True.
+folder of both); lernapparat's `.for_g_all.pt`; NVIDIA's pickles; genforce's `.pth`. Nothing in a
+file is ever run: torch.load with weights_only=True, and the unpickler of nvidia.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import genforce
+import nvidia
+from genforce import without_module
 from stylegan import Blur, G_mapping, G_synthesis
 
 FORMAT = "pulse-generator-1"
+# How a file begins that torch.save wrote before PyTorch 1.6: a pickle of its magic number.
+TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 State = dict[str, Tensor]
 
 
@@ -38,6 +43,7 @@ class Networks:
     mapping: G_mapping | None
     prior: tuple[Tensor, Tensor] | None = None  # mean, std, each (d,)
     about: dict = field(default_factory=dict)
+    origin: str = ""  # the name of its format
 
 
 def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
@@ -50,24 +56,58 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
     path = Path(path)
     if path.is_dir():
         path = path / "synthesis.pt"
-    content = _load(path)
+    if _is_foreign_pickle(path):
+        networks = _from_nvidia(path)
+    else:
+        networks = _from_dict(_load(path), path, mapping_path)
+    width = networks.synthesis.dlatent_size
+    if networks.mapping is not None and networks.mapping.dlatent_size != width:
+        raise FormatError(
+            f"{path} takes latents of {width} numbers, but its mapping network makes "
+            f"{networks.mapping.dlatent_size}: they do not belong together"
+        )
+    return networks
+
+
+def _from_dict(content: dict, path: Path, mapping_path: Path | None) -> Networks:
+    """What torch.load gave, told apart by its keys."""
     if content.get("format") == FORMAT:
         return _from_one_file(content, path)
+    try:
+        if (state := genforce.generator_state(content)) is not None:
+            synthesis, mapping = genforce.states(state)
+            return Networks(
+                build_synthesis(_with_blur(synthesis), path),
+                build_mapping(mapping, path),
+                origin="genforce",
+            )
+    except ValueError as error:
+        words = str(error)
+        raise FormatError(words if isinstance(error, FormatError) else f"{path} {words}") from None
+    content = without_module(content)
     if any(key.startswith("g_synthesis.") for key in content):
         return _from_lernapparat(content, path)
     if "torgb.weight" in content:
         mapping_path = mapping_path or _mapping_beside(path)
         mapping = None if mapping_path is None else read_mapping(mapping_path)
-        return _fitting(Networks(build_synthesis(content, path), mapping), path)
+        return Networks(build_synthesis(content, path), mapping, origin="PULSE")
     if "dense0.weight" in content:
         raise FormatError(
             f"{path} holds a mapping network: give its synthesis.pt, with the mapping beside it"
         )
     raise FormatError(
         f"{path} holds no generator in a known format (its first key is "
-        f"{next(iter(content), 'none')!r}): give a one-file generator, PULSE's synthesis.pt, or "
-        f"lernapparat's .for_g_all.pt"
+        f"{next(iter(content), 'none')!r}): give one of those that the README lists"
     )
+
+
+def _is_foreign_pickle(path: Path) -> bool:
+    """A bare pickle that torch.save did not write: of formats with pickles only NVIDIA's is one."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(len(TORCH_LEGACY))
+    return start[:1] == b"\x80" and start != TORCH_LEGACY
 
 
 def _load(path: Path) -> dict:
@@ -91,36 +131,29 @@ def _load(path: Path) -> dict:
 
 def _from_one_file(content: dict, path: Path) -> Networks:
     config, fit = content.get("config"), content.get("gaussian_fit")
-    if not isinstance(config, dict) or "resolution" not in config:
+    known = ("resolution", "fmap_base", "fmap_max", "dlatent_size", "fmap_decay")
+    if not isinstance(config, dict) or not all(name in config for name in known[:4]):
         raise FormatError(f"{path} lacks its config: it is no whole {FORMAT} file")
-    try:
-        synthesis = G_synthesis(
-            dlatent_size=config["dlatent_size"],
-            resolution=config["resolution"],
-            fmap_base=config["fmap_base"],
-            fmap_max=config["fmap_max"],
-            fmap_decay=config.get("fmap_decay", 1.0),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path} has an unusable config ({error})") from None
-    load_strictly(synthesis, content.get("synthesis"), path)
+    config = {name: config[name] for name in known if name in config}
+    state = without_module(content.get("synthesis") or {})
+    synthesis = load_strictly(G_synthesis, config, state, path)
     mapping = content.get("mapping")
     prior = None
     if fit is not None:
         shape = (synthesis.dlatent_size,)
-        if not all(
+        if not isinstance(fit, dict) or not all(
             isinstance(fit.get(name), Tensor) and fit[name].shape == shape
             for name in ("mean", "std")
         ):
             raise FormatError(f"{path}: its gaussian_fit is not a mean and a std of shape {shape}")
         prior = fit["mean"].float(), fit["std"].float()
-    networks = Networks(
+    return Networks(
         synthesis,
-        None if mapping is None else build_mapping(mapping, path),
+        None if mapping is None else build_mapping(without_module(mapping), path),
         prior,
         dict(content.get("about") or {}),
+        origin="one file",
     )
-    return _fitting(networks, path)
 
 
 def _from_lernapparat(content: dict, path: Path) -> Networks:
@@ -128,13 +161,35 @@ def _from_lernapparat(content: dict, path: Path) -> Networks:
         names = ((key.removeprefix(prefix), key) for key in content if key.startswith(prefix))
         return {re.sub(r"(\.epi\d)\.top_epi\.", r"\1.", name): content[key] for name, key in names}
 
-    synthesis, mapping = part("g_synthesis."), part("g_mapping.")
-    for key in list(synthesis):
-        if key.endswith(".conv0_up.weight"):  # the file leaves the constant blur out
+    synthesis = _with_blur(part("g_synthesis."))
+    mapping = build_mapping(part("g_mapping."), path)
+    return Networks(build_synthesis(synthesis, path), mapping, origin="lernapparat")
+
+
+def _with_blur(state: State) -> State:
+    """With the constant blur kernels, which other formats leave out."""
+    for key in list(state):
+        if key.endswith(".conv0_up.weight"):
             blur = key.replace(".weight", ".intermediate.kernel")
-            synthesis.setdefault(blur, Blur().kernel)
-    networks = Networks(build_synthesis(synthesis, path), build_mapping(mapping, path))
-    return _fitting(networks, path)
+            state.setdefault(blur, Blur().kernel)
+    return state
+
+
+def _from_nvidia(path: Path) -> Networks:
+    try:
+        synthesis, mapping, settings = nvidia.states(nvidia.read_network(path))
+    except nvidia.PickleRefused as error:
+        raise FormatError(f"{path} {error}") from None
+    channels = {
+        key: settings[key] for key in ("fmap_base", "fmap_max", "fmap_decay") if key in settings
+    }
+    about = {"licence": "NVIDIA's published networks are CC BY-NC 4.0"}
+    return Networks(
+        build_synthesis(_with_blur(synthesis), path, **channels),
+        build_mapping(mapping, path),
+        about=about,
+        origin="NVIDIA pickle",
+    )
 
 
 def _mapping_beside(path: Path) -> Path | None:
@@ -150,22 +205,13 @@ def _mapping_beside(path: Path) -> Path | None:
 
 def read_mapping(path: Path) -> G_mapping:
     """The network of a `mapping.pt`. Raises: FormatError."""
-    return build_mapping(_load(path), path)
+    return build_mapping(without_module(_load(path)), path)
 
 
-def _fitting(networks: Networks, path: Path) -> Networks:
-    """Raises: FormatError where mapping and synthesis are not of one latent width."""
-    width = networks.synthesis.dlatent_size
-    if networks.mapping is not None and networks.mapping.dlatent_size != width:
-        raise FormatError(
-            f"{path} takes latents of {width} numbers, but its mapping network makes "
-            f"{networks.mapping.dlatent_size}: they do not belong together"
-        )
-    return networks
-
-
-def build_synthesis(state: State, path: Path) -> G_synthesis:
+def build_synthesis(state: State, path: Path, **channels) -> G_synthesis:
     """The synthesis network whose sizes the tensors themselves tell, loaded strictly.
+
+    `channels`: fmap_base, fmap_max and fmap_decay, where the file has them.
 
     Raises: FormatError.
     """
@@ -179,17 +225,9 @@ def build_synthesis(state: State, path: Path) -> G_synthesis:
     # channels are min(base / 2^(k-1), max) at 2^k pixels: the largest product is the base, or as
     # good
     base = max(channels * size // 2 for size, channels in sizes.items())
-    try:
-        network = G_synthesis(
-            dlatent_size=style.shape[1],
-            resolution=max(sizes),
-            fmap_base=base,
-            fmap_max=max(sizes.values()),
-        )
-    except ValueError as error:
-        raise FormatError(f"{path}: {error}") from None
-    load_strictly(network, state, path)
-    return network
+    config = {"fmap_base": base, "fmap_max": max(sizes.values()), **channels}
+    config |= {"dlatent_size": style.shape[1], "resolution": max(sizes)}
+    return load_strictly(G_synthesis, config, state, path)
 
 
 def build_mapping(state: State, path: Path) -> G_mapping:
@@ -201,18 +239,24 @@ def build_mapping(state: State, path: Path) -> G_mapping:
     first = state.get("dense0.weight")
     if not isinstance(first, Tensor) or first.ndim != 2:
         raise FormatError(f"{path} holds no whole mapping network: dense0.weight is missing")
-    network = G_mapping(dlatent_size=first.shape[1], num_layers=depth)
-    load_strictly(network, state, path)
-    return network
+    config = {"dlatent_size": first.shape[1], "num_layers": depth}
+    return load_strictly(G_mapping, config, state, path)
 
 
-def load_strictly(network: torch.nn.Module, state: State | None, path: Path) -> None:
-    """Copy `state` into `network` as float32; every key and shape must be right.
+def load_strictly(network_class, config: dict, state: State, path: Path):
+    """A network of `network_class` with the tensors of `state`, as float32; every key and shape
+    must be right.
 
-    Raises: FormatError naming the first key that differs.
+    It takes no memory before they are. Raises: FormatError naming the first key that differs, or
+    what is wrong with `config`.
     """
+    try:
+        with torch.device("meta"):
+            network = network_class(**config)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise FormatError(f"{path} has an unusable config ({reason})") from None
     wanted = network.state_dict()
-    state = state if isinstance(state, dict) else {}
     for key, tensor in wanted.items():
         if not isinstance(state.get(key), Tensor):
             raise FormatError(f"{path} does not fit: {key} is missing")
@@ -223,4 +267,6 @@ def load_strictly(network: torch.nn.Module, state: State | None, path: Path) -> 
             )
     if unknown := next((key for key in state if key not in wanted), None):
         raise FormatError(f"{path} does not fit: {unknown} is unknown")
-    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True)
+    values = {key: tensor.detach().float().contiguous() for key, tensor in state.items()}
+    network.load_state_dict(values, strict=True, assign=True)
+    return network

@@ -1,66 +1,34 @@
 """A name or a file becomes a generator: synthesis network, prior, and what is known of it.
 
 `ffhq` is looked for in the cache and then fetched; `demo` lies in this repository; anything else is
-the path of a weight file.
+the path of a weight file. As a command it describes a file, or converts one of any known format to
+this project's own:
+
+    python generators.py FILE -info
+    python generators.py karras2019stylegan-ffhq-1024x1024.pkl -o ffhq.pt
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from atomic import atomic_write
-from drive import DownloadError, RemoteFile, Source, find_cached, open_url
-from formats import FormatError, Networks, read_mapping, read_networks
-from stylegan import LEAKY_SLOPE, G_mapping, G_synthesis
+from commandline import OK, Parser, Unusable, run_command, shown
+from crosscheck import synthesize
+from drive import DownloadError
+from ffhq import load_ffhq
+from formats import FORMAT, FormatError, Networks, read_networks
+from prior import cached_prior, tensors_sha256
+from stylegan import LEAKY_SLOPE, G_synthesis
 
 DEMO = Path(__file__).resolve().parent / "demo" / "faces64.pt"
-
-FFHQ_ONE_FILE = RemoteFile(
-    name="karras2019stylegan-ffhq-1024x1024.for_g_all.pt",
-    sources=(
-        Source(
-            "https://github.com/lernapparat/lernapparat/releases/download/v2019-02-01/"
-            "karras2019stylegan-ffhq-1024x1024.for_g_all.pt"
-        ),
-    ),
-    max_bytes=200 << 20,
-)
-FFHQ_SYNTHESIS = RemoteFile(
-    name="synthesis.pt",
-    sources=(Source("drive:1TCViX1YpQyRsklTVYEJwdbmK91vklCo8"),),
-    git_blob_sha1="b3cd79264e182bb13a33043698b0a3d65791f738",
-    old_prefix="6b943ee69b8491ac40e8e9ced6175659_",
-    max_bytes=200 << 20,
-)
-FFHQ_MAPPING = RemoteFile(
-    name="mapping.pt",
-    sources=(Source("drive:14R6iHGf5iuVx3DMNsACAl7eBr7Vdpd0k"),),
-    old_prefix="05118276f14e736e63065765a09feb78_",
-    max_bytes=20 << 20,
-)
-
-FFHQ_HELP = """\
-The FFHQ generator is not here and could not be fetched.
-{reasons}
-By hand: fetch either of these on a machine that has a network,
-  {one_file}
-      from {one_url}
-  synthesis.pt and mapping.pt
-      from {synthesis_url}
-      and {mapping_url}
-put it into {cache} (or give its path: -generator FILE), and run the same command again; it is
-checked when it is loaded. To check it yourself: `git hash-object synthesis.pt` prints
-{blob}; `ls -l` of the one file shows about 105 MB.
-No weights at all are needed for the small generator of this repository: add -generator demo."""
 
 
 class GeneratorError(Exception):
@@ -76,6 +44,12 @@ class Generator:
     mean: Tensor  # (d,)
     std: Tensor  # (d,)
     about: dict
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of everything that its pictures depend on: the synthesis network and the prior."""
+        state = {**self.synthesis.state_dict(), "prior mean": self.mean, "prior std": self.std}
+        return tensors_sha256(state)
 
     @property
     def resolution(self) -> int:
@@ -111,7 +85,7 @@ def load_generator(name: str | os.PathLike, cache_dir: str | os.PathLike = "cach
     cache_dir = Path(cache_dir)
     try:
         if str(name) == "ffhq":
-            networks = _ffhq(cache_dir)
+            networks = load_ffhq(cache_dir)
         else:
             networks = read_networks(DEMO if str(name) == "demo" else Path(name))
         if networks.prior is None and networks.mapping is None:
@@ -120,6 +94,8 @@ def load_generator(name: str | os.PathLike, cache_dir: str | os.PathLike = "cach
                 f"beside it"
             )
         mean, std = networks.prior or cached_prior(networks.mapping, cache_dir)
+    except DownloadError as error:
+        raise GeneratorError(str(error)) from None
     except FormatError as error:
         hint = "" if Path(name).exists() else ", or use the names ffhq or demo"
         raise GeneratorError(f"{error}{hint}") from None
@@ -127,148 +103,103 @@ def load_generator(name: str | os.PathLike, cache_dir: str | os.PathLike = "cach
     return Generator(str(name), synthesis, mean, std, networks.about)
 
 
-def _ffhq(cache_dir: Path) -> Networks:
-    """The FFHQ networks from the cache, or else from the first source that gives them."""
-    try:
-        if path := find_cached(FFHQ_ONE_FILE, cache_dir):
-            return _read_ffhq_one_file(path)
-        synthesis = find_cached(FFHQ_SYNTHESIS, cache_dir)
-        mapping = find_cached(FFHQ_MAPPING, cache_dir)
-    except DownloadError as error:  # a file in the cache is damaged: nothing is fetched over it
-        raise GeneratorError(str(error)) from None
-    if synthesis and mapping:
-        return _require_ffhq(read_networks(synthesis, mapping), synthesis)
-    try:
-        path = open_url(FFHQ_ONE_FILE, cache_dir, check=_check_one_file, answer_within=10)
-        return _read_ffhq_one_file(path)
-    except DownloadError as error:
-        reasons = [str(error)]
-    try:
-        synthesis = open_url(FFHQ_SYNTHESIS, cache_dir, check=_check_synthesis, answer_within=8)
-        mapping = open_url(FFHQ_MAPPING, cache_dir, check=_check_mapping, answer_within=8)
-        return _require_ffhq(read_networks(synthesis, mapping), synthesis)
-    except DownloadError as error:
-        reasons.append(str(error))
-    raise GeneratorError(
-        FFHQ_HELP.format(
-            reasons="\n".join(reasons),
-            one_file=FFHQ_ONE_FILE.name,
-            one_url=FFHQ_ONE_FILE.sources[0].url,
-            synthesis_url=_page(FFHQ_SYNTHESIS),
-            mapping_url=_page(FFHQ_MAPPING),
-            cache=f"{cache_dir}{os.sep}",
-            blob=FFHQ_SYNTHESIS.git_blob_sha1,
-        )
-    )
+def describe(networks: Networks) -> list[str]:
+    """What a weight file holds, in lines."""
+    synthesis, mapping = networks.synthesis, networks.mapping
+    config = synthesis.config
+    lines = [
+        f"format: {networks.origin}",
+        f"pictures: {synthesis.resolution}x{synthesis.resolution}",
+        f"layers: {synthesis.num_layers}, channels "
+        + "/".join(str(block.epi2.noise.weight.numel()) for block in synthesis.blocks.values()),
+        f"latent width: {synthesis.dlatent_size}",
+        f"config: {', '.join(f'{name} {value}' for name, value in config.items())}",
+        f"parameters: {_count(synthesis):,} synthesis"
+        + (f", {_count(mapping):,} mapping of {len(mapping)} layers" if mapping else ""),
+        f"mapping network: {'yes' if mapping else 'no: put its mapping.pt beside the file'}",
+        f"prior fit: {'in the file' if networks.prior else 'made at first use, then cached'}",
+    ]
+    lines += [f"{name}: {value}" for name, value in networks.about.items()]
+    if "licence" not in networks.about:
+        lines.append("licence: the file does not say; see where it comes from")
+    return lines
 
 
-def _page(file: RemoteFile) -> str:
-    """What a browser is given to fetch a file from Drive."""
-    return f"https://drive.google.com/file/d/{file.sources[0].url.removeprefix('drive:')}"
+def _count(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _check_one_file(path: Path) -> None:
-    _require_ffhq(read_networks(path), path)
+def largest_difference(networks: Networks, latents: int = 10) -> float:
+    """Between the network's pictures and those of an independent formulation (crosscheck.py), over
+    their largest value.
 
-
-def _check_synthesis(path: Path) -> None:
-    read_networks(path)
-
-
-def _check_mapping(path: Path) -> None:
-    read_mapping(path)
-
-
-def _require_ffhq(networks: Networks, path: Path) -> Networks:
-    """Raises: FormatError naming the first key in which the networks are not those of FFHQ at 1024
-    pixels.
+    The latents are drawn from the mapping network, or from N(0, I) where there is none; seed 0.
     """
-    with torch.device("meta"):
-        wanted = {"synthesis": G_synthesis(), "mapping": G_mapping()}
-    for part, network in wanted.items():
-        found = getattr(networks, part)
-        if found is None:
-            raise FormatError(f"{path} has no {part} network")
-        shapes = {key: tuple(tensor.shape) for key, tensor in found.state_dict().items()}
-        for key, tensor in network.state_dict().items():
-            if shapes.get(key) != tuple(tensor.shape):
-                raise FormatError(
-                    f"{path} is not the FFHQ generator of 1024 pixels: {part} {key} is "
-                    f"{shapes.get(key, 'missing')}, not {tuple(tensor.shape)}"
-                )
-    return networks
+    synthesis, mapping = networks.synthesis, networks.mapping
+    random = torch.Generator().manual_seed(0)
+    difference = largest = 0.0
+    with torch.no_grad():
+        for _ in range(latents):
+            z = torch.randn(1, synthesis.dlatent_size, generator=random)
+            w = (mapping(z) if mapping else z)[:, None].expand(-1, synthesis.num_layers, -1)
+            noise = [torch.randn(1, 1, r, r, generator=random) for r in synthesis.layer_sizes]
+            expected = synthesize(synthesis.state_dict(), w, noise)
+            difference = max(difference, (synthesis(w, noise) - expected).abs().max().item())
+            largest = max(largest, expected.abs().max().item())
+    return difference / largest
 
 
-def _read_ffhq_one_file(path: Path) -> Networks:
-    """Load it. No checksum of it is public: that of the first good file is printed and kept, and
-    held against it from then on.
-
-    Raises: FormatError where the file has changed since.
-    """
-    kept = path.with_name(path.name + ".sha256")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if kept.is_file() and kept.read_text().split()[:1] != [digest]:
-        raise FormatError(
-            f"{path} has changed since it was first loaded (its SHA-256 is no longer that in "
-            f"{kept.name}): delete both, then run again"
-        )
-    networks = _require_ffhq(read_networks(path), path)
-    if not kept.is_file():
-        print(f"SHA-256 of {path}: {digest}", file=sys.stderr)
-        with atomic_write(kept) as file:
-            file.write(f"{digest}  {path.name}\n".encode())
-    return networks
-
-
-def fit_prior(
-    mapping: G_mapping, draws: int = 1_000_000, chunk: int = 10_000, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """mean and unbiased std, each (d,), of LeakyReLU(5)(mapping(z)) over `draws` z ~ N(0, I).
-
-    LeakyReLU(5) undoes the mapping's last LeakyReLU(0.2), so that what is fitted is nearly
-    Gaussian. Chunks of a multiple of 16 rows give the same z as one draw of all; sums are kept in
-    float64.
-    """
-    random = torch.Generator().manual_seed(seed)
-    total = torch.zeros(mapping.dlatent_size, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    bar = tqdm(total=draws, unit="latent", unit_scale=True, desc="prior fit", disable=None)
-    with torch.no_grad(), bar:
-        for first in range(0, draws, chunk):
-            rows = min(chunk, draws - first)
-            z = torch.randn(rows, mapping.dlatent_size, generator=random)
-            x = F.leaky_relu(mapping(z), 1 / LEAKY_SLOPE).double()  # (rows, d)
-            total += x.sum(0)
-            squares += x.square().sum(0)
-            bar.update(rows)
-    mean = total / draws
-    std = ((squares - draws * mean.square()) / (draws - 1)).sqrt()
-    return mean.float(), std.float()
-
-
-def tensors_sha256(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values of the tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        values = state[name].detach().cpu().float().contiguous()
-        digest.update(f"{name} {tuple(values.shape)}\n".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def cached_prior(mapping: G_mapping, cache_dir: Path) -> tuple[Tensor, Tensor]:
-    """The prior fit of a mapping network, from `cache_dir` under its SHA-256, or computed and kept
-    there.
-    """
-    path = cache_dir / f"gaussian_fit_{tensors_sha256(mapping.state_dict())}.pt"
-    shape = (mapping.dlatent_size,)
-    try:
-        kept = torch.load(path, weights_only=True)
-        if kept["mean"].shape == kept["std"].shape == shape:
-            return kept["mean"], kept["std"]
-    except Exception:  # absent, or damaged in whatever way: computed again
-        pass
-    mean, std = fit_prior(mapping)
+def save_generator(networks: Networks, prior: tuple[Tensor, Tensor], path: Path) -> None:
+    """Write this project's one-file format. Raises: OSError."""
+    content = {
+        "format": FORMAT,
+        "config": networks.synthesis.config,
+        "synthesis": networks.synthesis.state_dict(),
+        "mapping": networks.mapping.state_dict() if networks.mapping else None,
+        "gaussian_fit": {"mean": prior[0], "std": prior[1]},
+        "about": networks.about,
+    }
     with atomic_write(path) as file:
-        torch.save({"mean": mean, "std": std}, file)
-    return mean, std
+        torch.save(content, file)
+
+
+def parser() -> Parser:
+    flags = Parser(__doc__)
+    flags.add_argument("file", metavar="FILE", help="a weight file of any known format")
+    flags.flag("o", "write it to this file, in this project's format", metavar="OUT", type=Path)
+    flags.flag("info", "describe the file only", False, action="store_true")
+    flags.flag("cache_dir", "where prior fits are kept", "cache", type=Path)
+    flags.flag("overwrite", "write over OUT if it exists", False, action="store_true")
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if args.o is None and not args.info:
+        raise Unusable("nothing to do: give -o OUT to convert the file, or -info to describe it")
+    if args.o is not None and args.o.exists() and not args.overwrite:
+        raise Unusable(f"{shown(args.o)} exists: give another name, or -overwrite")
+    try:
+        networks = read_networks(DEMO if args.file == "demo" else Path(args.file))
+    except FormatError as error:
+        raise Unusable(shown(str(error))) from None
+    print("\n".join(shown(line) for line in describe(networks)))
+    if args.o is None or args.info:
+        return OK
+    if networks.prior is None and networks.mapping is None:
+        raise Unusable(f"{shown(args.file)} has no mapping network: put its mapping.pt beside it")
+    networks.synthesis.requires_grad_(False)
+    print("largest difference to an independent formulation, 10 latents: ", end="", flush=True)
+    print(f"{largest_difference(networks):.1e} of the largest value")
+    try:
+        save_generator(
+            networks, networks.prior or cached_prior(networks.mapping, args.cache_dir), args.o
+        )
+    except OSError as error:
+        raise Unusable(f"{shown(args.o)} cannot be written ({error.strerror})") from None
+    print(f"written: {shown(args.o)} (use it with: python run.py -generator {shown(args.o)})")
+    return OK
+
+
+if __name__ == "__main__":
+    run_command(main)
