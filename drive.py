@@ -8,7 +8,6 @@ is known of a file: its size, its checksums, further sources, which are tried in
 
 import bz2
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -19,13 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from locks import held_open, try_lock
 from webanswers import CHUNK, Answer, Budget, Failure, get
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
 
 DRIVE = "https://drive.usercontent.google.com/download"
 ATTEMPTS = 4  # per source, where trying again can help
@@ -143,35 +137,17 @@ def _fault(path: Path, size: int | None, sha256: str | None, git: str | None = N
 
 @contextlib.contextmanager
 def _locked(cache_dir: Path, file: RemoteFile, budget: Budget, progress: bool) -> Iterator[None]:
-    """Holds a file's lock. The system frees it when its holder dies, so that none goes stale."""
-    with open(cache_dir / f".{file.name}.lock", "ab") as handle:
+    """Holds a file's lock, for which it waits."""
+    with held_open(cache_dir / f".{file.name}.lock") as handle:
         held = f"another process is downloading {file.name} to {cache_dir}"
-        while not _try_lock(handle):
+        while not try_lock(handle):
             if budget.left() <= 0:
                 raise DownloadError(f"{held}; wait for its end, then run again.")
             if progress:
                 print(f"waiting: {held}", file=sys.stderr)
                 progress = False
             time.sleep(0.1)
-        try:
-            yield
-        finally:
-            if fcntl:  # closing alone would not do while a forked child has the file open too
-                fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _try_lock(handle) -> bool:
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            handle.seek(0)
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-            return False
-        raise
-    return True
+        yield
 
 
 class _Part:
