@@ -18,9 +18,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Time and memory of a search at full size, printed: figures, not tests.
+# Time and memory, printed: figures, not tests. Then the tests that take minutes each.
 stress: .venv/installed
 	$(BIN)/python tests/stress.py
+	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf .venv $(RUN)

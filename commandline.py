@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 # Exit statuses of every command.
-OK, SOME_REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_REFUSED, UNUSABLE = 0, 1, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,29 +68,56 @@ class Unusable(Exception):
     """Arguments, folders or generator cannot be used and nothing was begun: exit status 2."""
 
 
+class Stopped(BaseException):
+    """SIGINT or SIGTERM asked for an end."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+def stop_on_signals() -> None:
+    """Ctrl-C and SIGTERM raise Stopped where the program stands; a second one ends it at once."""
+
+    def stop(signum, frame):
+        end_on_signals()
+        raise Stopped(signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+
+
+def end_on_signals() -> None:
+    """Ctrl-C and SIGTERM end the program at once."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, frame: os._exit(128 + signum))
+
+
 def run_command(main) -> NoReturn:
-    """Exit with what `main()` returns; an Unusable is one line, Ctrl-C is one line, neither a
-    traceback.
-    """
+    """Exit with what `main()` returns; an Unusable or a signal is one line, not a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot encode is no end
             stream.reconfigure(errors="backslashreplace")
     program = Path(sys.argv[0]).name
     try:
+        stop_on_signals()
         status = main()
         sys.stdout.flush()
     except Unusable as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         status = UNUSABLE
-    except KeyboardInterrupt:
-        print(
-            f"\n{program}: stopped; what is finished is kept, the same command goes on from there",
-            file=sys.stderr,
-        )
-        status = INTERRUPTED
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
+            print(
+                f"\n{program}: stopped; what is finished is kept, the same command goes on from "
+                f"there",
+                file=sys.stderr,
+            )
+        status = 128 + stopped.signum
     except BrokenPipeError:  # `run.py | head` closed our output: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = OK
+    end_on_signals()  # nobody is left to catch what a handler raises
     sys.exit(status)
 
 
@@ -100,10 +129,9 @@ def require_folder_writable(folder: Path, flag: str) -> None:
     there = folder.absolute()
     while not (there.exists() or there.is_symlink()):
         there = there.parent
-    probe = there / f".writable-{os.getpid()}"
     try:
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=there):  # without a name, where the system can
+            pass
     except OSError as error:
         reason = f"{shown(there)} is no folder" if not there.is_dir() else error.strerror
         raise Unusable(
@@ -135,10 +163,11 @@ class Progress:
 
     EVERY = 20.0  # seconds between plain lines about a picture that takes long
 
-    def __init__(self, total: int, unit: str = "picture"):
+    def __init__(self, total: int, unit: str = "picture", silent: bool = False):
+        self.total, self.silent = total, silent
         self.bar = None
         self.last = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and total and not silent:
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, unit=unit, dynamic_ncols=True, leave=False)
@@ -152,6 +181,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line that stays."""
+        if self.silent:
+            return
         self.last = time.monotonic()
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
@@ -163,6 +194,12 @@ class Progress:
         if self.bar is not None:
             self.bar.update(number)
 
+    def advance_to(self, number: int) -> None:
+        """So many pictures are finished in all."""
+        if self.bar is not None:
+            self.bar.update(number - self.bar.n)
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+            self.bar = None

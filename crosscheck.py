@@ -1,8 +1,8 @@
 """The synthesis network once more, formulated differently: what a conversion is held against.
 
-Nothing here is shared with stylegan.py but the names of the tensors: float64, every up-convolution
-as nearest neighbour and 3×3, the blur as two passes of shifted sums, torch's own instance norm,
-weights scaled beforehand.
+Nothing here is shared with stylegan.py but the names of the tensors: every up-convolution as
+nearest neighbour and 3×3, the blur as two passes of shifted sums, torch's own instance norm,
+weights scaled beforehand; in float64 where memory allows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from torch import Tensor
 
 
 def synthesize(state: dict[str, Tensor], w: Tensor, noise: list[Tensor]) -> Tensor:
-    """The picture (B, 3, S, S), float64, of w (B, L, d) and noise maps (B, 1, r, r)."""
-    state = {key: tensor.double() for key, tensor in state.items()}
-    w = w.double()
+    """The picture (B, 3, S, S) of w (B, L, d) and noise maps (B, 1, r, r).
+
+    In float64 up to 256 pixels; beyond, where that would take minutes and gigabytes, in float32.
+    """
+    dtype = torch.float64 if noise[-1].shape[-1] <= 256 else torch.float32
+    state = {key: tensor.to(dtype) for key, tensor in state.items()}
+    w = w.to(dtype)
 
     def conv(x: Tensor, name: str, mirrored: bool = False) -> Tensor:
         weight = state[f"{name}.weight"]
@@ -31,7 +35,7 @@ def synthesize(state: dict[str, Tensor], w: Tensor, noise: list[Tensor]) -> Tens
 
     def epilogue(x: Tensor, name: str, layer: int) -> Tensor:
         strength = state[f"{name}.noise.weight"][None, :, None, None]
-        x = F.leaky_relu(x + strength * noise[layer].double(), 0.2)
+        x = F.leaky_relu(x + strength * noise[layer].to(dtype), 0.2)
         x = F.instance_norm(x, eps=1e-5)
         weight = state[f"{name}.style_mod.lin.weight"]
         style = w[:, layer] @ weight.T / math.sqrt(weight.shape[1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import genforce
 import nvidia
+from commandline import shown
 from genforce import without_module
 from stylegan import Blur, G_mapping, G_synthesis
 
@@ -29,8 +31,11 @@ State = dict[str, Tensor]
 
 class FormatError(ValueError):
     """A file that holds no generator that can be used; the message is one sentence that names the
-    file.
+    file, whatever the file made it quote.
     """
+
+    def __init__(self, message: str):
+        super().__init__(shown(message if len(message) < 1000 else f"{message[:1000]} …"))
 
 
 @dataclass
@@ -54,12 +59,19 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
     the first key that differs.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / "synthesis.pt"
-    if _is_foreign_pickle(path):
-        networks = _from_nvidia(path)
-    else:
-        networks = _from_dict(_load(path), path, mapping_path)
+    try:
+        if path.is_dir():
+            path = path / "synthesis.pt"
+        if _is_foreign_pickle(path):
+            networks = _from_nvidia(path)
+        else:
+            networks = _from_dict(_load(path), path, mapping_path)
+    except FormatError:
+        raise
+    except OSError as error:
+        raise FormatError(f"{path} cannot be opened ({error.strerror}): give another") from None
+    except Exception as error:  # a stranger's file may hold anything in any place
+        raise FormatError(f"{path} is damaged, or no generator ({error}): fetch it again") from None
     width = networks.synthesis.dlatent_size
     if networks.mapping is not None and networks.mapping.dlatent_size != width:
         raise FormatError(
@@ -116,10 +128,17 @@ def _load(path: Path) -> dict:
     if not path.is_file():
         raise FormatError(f"{path} is not a file: give the file of a generator")
     try:
+        require_uncompressed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other versions
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except FormatError:
+        raise
     except Exception as error:  # torch.load raises whatever a damaged or hostile file provokes
+        if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
+            raise FormatError(
+                f"{path} asks for {unsafe[1]}, which no generator needs: not opened"
+            ) from None
         reason = str(error).strip().split("\n")[0][:120]
         raise FormatError(
             f"{path} cannot be read as PyTorch weights ({reason}): if damaged, fetch it again"
@@ -127,6 +146,19 @@ def _load(path: Path) -> dict:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FormatError(f"{path} holds no dictionary of tensors: give the file of a generator")
     return content
+
+
+def require_uncompressed(path: Path) -> None:
+    """Raises: FormatError for a zip archive that would fill the memory; torch.save compresses
+    nothing.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > path.stat().st_size:
+            raise FormatError(
+                f"{path} would unpack to {claimed / 1e6:.0f} MB, more than it has: not opened"
+            )
 
 
 def _from_one_file(content: dict, path: Path) -> Networks:
@@ -243,6 +275,14 @@ def build_mapping(state: State, path: Path) -> G_mapping:
     return load_strictly(G_mapping, config, state, path)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether all its numbers lie in memory: a view may claim any size, and take it when copied."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    claimed = tensor.numel() * tensor.element_size()
+    return claimed <= max(tensor.untyped_storage().nbytes(), 1 << 20)  # small ones may be views
+
+
 def load_strictly(network_class, config: dict, state: State, path: Path):
     """A network of `network_class` with the tensors of `state`, as float32; every key and shape
     must be right.
@@ -265,6 +305,8 @@ def load_strictly(network_class, config: dict, state: State, path: Path):
                 f"{path} does not fit: {key} is {tuple(state[key].shape)}, "
                 f"not {tuple(tensor.shape)}"
             )
+        if not _is_plain(state[key]):
+            raise FormatError(f"{path} does not fit: {key} is no tensor of stored numbers")
     if unknown := next((key for key in state if key not in wanted), None):
         raise FormatError(f"{path} does not fit: {unknown} is unknown")
     values = {key: tensor.detach().float().contiguous() for key, tensor in state.items()}

@@ -306,14 +306,16 @@ def to_picture(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def write_png(path: Path, picture: Image.Image, text: dict[str, str]) -> None:
-    """Write `picture` with `text` chunks and nothing else, so that `path` is whole or untouched.
+def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str = "") -> None:
+    """Write `picture` with `text` chunks and an XMP packet, so that `path` is whole or untouched.
 
     Raises: OSError (no room, no permission); nothing is left behind then.
     """
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_text(key, storable(value))  # as iTXt where Latin-1 does not suffice
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
     bare = picture.copy()
     bare.info = {}  # Pillow would write a profile, resolution or EXIF found there
     with atomic_write(path) as file:

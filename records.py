@@ -1,21 +1,43 @@
-"""What a run makes and where it lies: which results are to be made, which exist, what each says of
-itself.
+"""What was done with which settings: the record beside a picture, resuming, the summary.
 
-A result is `<output_dir>/<name>.png`, or `<output_dir>/outside_eps/<name>.png`; its text chunks
-hold its seed and figures. Imports torch only where pictures are written, so that a folder is looked
-through at once.
+A result is `<output_dir>/<name>.png`, or `<output_dir>/outside_eps/<name>.png`, with its record
+`<name>.json` beside it, which is written before it: a picture without a record is none of ours, a
+record without a picture was interrupted.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from atomic import atomic_write
 from images import picture_text, read_picture, to_picture, to_tensor, write_png
-from sheets import comparison_sheet
+from settings import SEEDS
 
+VERSION = "1.0.0"
 IMAGINARY = "An imaginary face made by PULSE. This person does not exist."
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about=""
+   xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+   Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>"""
+COLUMNS = ("name", "input", "seed", "within_eps", "l2", "geocross", "total", "best_step", "seconds")
+
+
+class Changed(Exception):
+    """The output folder holds results of other settings: one sentence that names the first that
+    differs.
+    """
 
 
 @dataclass(frozen=True)
@@ -35,7 +57,19 @@ class Job:
     def existing(self) -> Path | None:
         """The result, if it is there; one within eps is preferred."""
         places = (self.place(within) for within in (True, False))
-        return next((place for place in places if place.exists()), None)
+        return next((place for place in places if os.path.exists(place)), None)
+
+    def record(self) -> dict | None:
+        """The record of the result that is there; None where either is missing or damaged."""
+        place = self.existing()
+        return None if place is None else read_record(place.with_suffix(".json"))
+
+    def seed(self, base: int, attempt: int) -> int:
+        """Where attempt number `attempt` starts: base + duplicate, then 63 bits of a hash."""
+        if attempt == 0:
+            return base + self.duplicate
+        digest = hashlib.sha256(f"{base}/{self.duplicate}/{attempt}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") % SEEDS
 
 
 def clashes(pictures: list[Path]) -> dict[Path, str]:
@@ -65,43 +99,79 @@ def all_jobs(pictures: list[Path], duplicates: int, output_dir: Path) -> list[Jo
     ]
 
 
-def write_result(job: Job, HR, result, generator: str) -> Path:
-    """Write HR (3, S, S) in [0, 1] where a `PULSE.Result` says that it belongs; returns where.
+def read_record(path: Path) -> dict | None:
+    """A record; None where it is missing or damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = (
+        isinstance(record, dict)
+        and isinstance(record.get("settings"), dict)
+        and isinstance(record.get("input"), dict)
+        and isinstance(record.get("within_eps"), bool)
+    )
+    return record if whole else None
 
-    One on the other side of eps, of an earlier run, goes: a job has one result. Raises: OSError.
+
+def require_same_settings(path: Path, record: dict, settings: dict) -> None:
+    """Raises: Changed, naming the first setting that differs from those of an existing record."""
+    for name, value in settings.items():
+        if (there := record["settings"].get(name)) != value:
+            raise Changed(
+                f"{path} was made with {name} {there}, not {value}: give another -output_dir, or "
+                f"-overwrite to make everything anew"
+            )
+
+
+def pixels_sha256(picture) -> str:
+    """SHA-256 of size and pixels of an RGB picture."""
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}\n".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
+def write_result(job: Job, HR, record: dict) -> Path:
+    """Write HR (3, S, S) in [0, 1] and its record where `record` says that they belong; returns
+    where.
+
+    Those of an earlier run go, on either side of eps: a job has one result. Raises: OSError.
     """
-    place = job.place(result.within_eps)
+    place = job.place(record["within_eps"])
+    for within in (True, False):  # before the record: it must never stand beside an older picture
+        job.place(within).unlink(missing_ok=True)
+    with atomic_write(place.with_suffix(".json")) as file:
+        file.write(json.dumps(record, indent=1).encode())
     text = {
         "Description": IMAGINARY,
-        "Software": "PULSE",
-        "pulse:generator": generator,
-        "pulse:seed": str(result.seed),
-        "pulse:l2": f"{result.l2:.6g}",
-        "pulse:geocross": f"{result.geocross:.6g}",
-        "pulse:total": f"{result.total:.6g}",
-        "pulse:best_step": str(result.best_step),
-        "pulse:within_eps": str(result.within_eps),
+        "Software": f"PULSE {VERSION}",
+        "pulse:generator": record["generator"]["name"],
+        "pulse:generator_sha256": record["generator"]["sha256"],
+        **{f"pulse:{name}": str(record[name]) for name in ("seed", "l2", "within_eps")},
     }
-    write_png(place, to_picture(HR), text)
-    job.place(not result.within_eps).unlink(missing_ok=True)
+    write_png(place, to_picture(HR), text, XMP)
+    job.place(not record["within_eps"]).with_suffix(".json").unlink(missing_ok=True)
     return place
 
 
 def write_intermediates(job: Job, step: int, steps: int, HR, LR) -> None:
-    """`<name>/HR/<name>_<step>.png` and the same under LR, steps padded so that they sort. Raises:
-    OSError.
+    """`<name>/HR/<name>_<step>.png` and the same under LR, steps padded so that they sort.
+
+    Raises: OSError.
     """
     number = f"{step:0{len(str(steps - 1))}}"
     for kind, picture in (("HR", HR), ("LR", LR)):
         path = job.output_dir / job.name / kind / f"{job.name}_{number}.png"
-        write_png(path, to_picture(picture), {"Description": IMAGINARY})
+        write_png(path, to_picture(picture), {"Description": IMAGINARY}, XMP)
 
 
 def write_sheet(jobs: list[Job]) -> Path:
-    """`sheets/<picture>.png`: LR, bicubic and all results of one picture, from their files. Raises:
-    OSError.
+    """`sheets/<picture>.png`: LR, bicubic and all results of one picture, from their files.
+
+    Raises: OSError.
     """
     from bicubic import BicubicDownSample
+    from sheets import comparison_sheet
 
     picture = jobs[0].picture
     LR = read_picture(picture)
@@ -109,10 +179,47 @@ def write_sheet(jobs: list[Job]) -> Path:
     for place in filter(None, (job.existing() for job in jobs)):
         HR, text = read_picture(place), picture_text(place)
         small = BicubicDownSample(HR.width // LR.width)(to_tensor(HR)[None])[0]
-        caption = f"seed {text.get('pulse:seed', '?')}, L2 {text.get('pulse:l2', '?')}"
+        caption = f"seed {text.get('pulse:seed', '?')}, L2 {float(text.get('pulse:l2', 'nan')):.5f}"
         results.append((HR, to_picture(small), caption, text.get("pulse:within_eps") == "True"))
     title = f"{picture.name}: imaginary faces that downscale to it"
     sheet = comparison_sheet(LR, results, title, "Made by PULSE. These people do not exist.")
     path = jobs[0].output_dir / "sheets" / f"{picture.stem}.png"
-    write_png(path, sheet, {"Description": IMAGINARY})
+    write_png(path, sheet, {"Description": IMAGINARY}, XMP)
     return path
+
+
+def all_records(output_dir: Path) -> list[dict]:
+    """The records of every finished result of a folder, sorted by name, without their curves."""
+    found = []
+    for folder in (output_dir, output_dir / "outside_eps"):
+        for path in folder.glob("*.json"):
+            if path.with_suffix(".png").exists() and (record := read_record(path)):
+                record.pop("curve", None)  # of ten thousand pictures they would fill the memory
+                found.append(record)
+    return sorted(found, key=lambda record: str(record.get("name")))
+
+
+def write_summary(output_dir: Path) -> tuple[Path, list[dict]]:
+    """`results.csv`, rebuilt from the records, a line each; returns it and the records. Raises:
+    OSError.
+    """
+    records = all_records(output_dir)
+    settings = list(dict.fromkeys(name for record in records for name in record["settings"]))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*COLUMNS, *(f"settings.{name}" for name in settings)])
+    for record in records:
+        figures = {**record, "input": record["input"].get("file")}
+        row = [figures.get(name) for name in COLUMNS]
+        table.writerow(
+            [_cell(value) for value in row + [record["settings"].get(s) for s in settings]]
+        )
+    path = output_dir / "results.csv"
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+    return path, records
+
+
+def _cell(value):
+    """A table program takes what begins with = or + for a formula: such text is quoted."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t" and value else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")
 NOISE_TYPES = ("zero", "fixed", "trainable")
@@ -139,28 +139,41 @@ class Settings:
             )
         return [int(number) for number in text.split(".")] if text else []
 
-    def noise_roles(self, num_layers: int) -> list[str]:
-        """`zero`, `fixed` or `trainable` for each noise layer 0 … num_layers − 1.
+    def resolved(self, num_layers: int) -> Settings:
+        """The same settings for a generator of so many layers: what was left to it filled in.
 
         A default is cut to the layers that there are. Raises: ValueError for a number that was
         given and that the generator lacks.
         """
-        bad = self._bad_layers()
+        bad, trainable = self._bad_layers(), self.num_trainable_noise_layers
         if bad is None:
-            bad = [int(DEFAULT_BAD_NOISE_LAYERS)]
+            layer = int(DEFAULT_BAD_NOISE_LAYERS)
+            bad = [layer] if layer < num_layers else []
         elif too_high := [layer for layer in bad if layer >= num_layers]:
             raise ValueError(
                 f"bad_noise_layers names layer {too_high[0]}, but the generator has "
                 f"{num_layers} layers, 0 to {num_layers - 1}"
             )
-        trainable = self.num_trainable_noise_layers
         if trainable is None:
-            trainable = DEFAULT_TRAINABLE_NOISE_LAYERS
+            trainable = min(DEFAULT_TRAINABLE_NOISE_LAYERS, num_layers)
         elif trainable > num_layers:
             raise ValueError(
                 f"num_trainable_noise_layers is {trainable}, but the generator has {num_layers} "
                 f"layers"
             )
+        return replace(
+            self,
+            num_trainable_noise_layers=trainable,
+            bad_noise_layers=".".join(str(layer) for layer in bad),
+        )
+
+    def noise_roles(self, num_layers: int) -> list[str]:
+        """`zero`, `fixed` or `trainable` for each noise layer 0 … num_layers − 1.
+
+        Raises: ValueError as `resolved` does.
+        """
+        whole = self.resolved(num_layers)
+        bad, trainable = whole._bad_layers(), whole.num_trainable_noise_layers
 
         def role(layer: int) -> str:
             if self.noise_type == "zero" or layer in bad:

@@ -1,0 +1,381 @@
+"""A folder of pictures goes through the search: what is left to do is claimed, searched, written
+and counted.
+
+run.py says what is wanted; several processes may each run this on one folder (workers.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from commandline import Progress, Unusable, shown
+from generators import GeneratorError
+from images import PictureError, read_picture, to_tensor
+from locks import try_lock
+from PULSE import PULSE, Result, require_lr_size
+from records import (
+    VERSION,
+    Changed,
+    Job,
+    all_jobs,
+    all_records,
+    clashes,
+    pixels_sha256,
+    require_same_settings,
+    write_intermediates,
+    write_result,
+)
+from settings import Settings
+from workers import Alone, local_rank
+
+LOCK = ".pulse.lock"
+MAX_NAME = 240  # bytes: file systems take 255, some of which are for `_0099.png` and `.json`
+
+
+@dataclass
+class Report:
+    """What one process did."""
+
+    within: int = 0
+    outside: list[str] = field(default_factory=list)  # `name (L2)`
+    refused: dict[str, str] = field(default_factory=dict)  # picture → why
+    kept: int = 0
+    failure: str = ""  # what ended the run before everything was done
+
+
+@dataclass
+class Piece:
+    """A job with its input."""
+
+    job: Job
+    LR: Tensor  # (3, h, h)
+    pixels: str  # SHA-256
+
+
+@dataclass
+class Found:
+    """The best attempt for a job so far."""
+
+    HR: Tensor
+    result: Result
+    curve: dict[str, list[float]]
+    seconds: float
+
+
+class Run:
+    """One call of run.py, in one of its processes. Call `load`, `prepare` in the first process and
+    `look_through` in the others, then `work`.
+    """
+
+    def __init__(self, args, settings: Settings, pictures: list[Path], workers: Alone):
+        self.args, self.settings, self.workers = args, settings, workers
+        self.report = Report()
+        self.progress = Progress(0, silent=workers.rank > 0)
+        for picture, reason in clashes(pictures).items():
+            if workers.rank == 0:
+                self.refuse(picture, reason)
+        rivals = clashes(pictures)
+        pictures = [picture for picture in pictures if picture not in rivals]
+        self.jobs = all_jobs(pictures, args.duplicates, args.output_dir)
+        self.kept: dict[str, str] = {}  # name of a finished result → SHA-256 of its input
+
+    def refuse(self, picture: Path, reason: str) -> None:
+        """Name a picture that cannot be done, once, and go on."""
+        if str(picture) not in self.report.refused:
+            self.report.refused[str(picture)] = reason
+            self.progress.say(f"refused: {shown(picture)}: {reason}")
+
+    # ------------------------------------------------------------ before the work
+
+    def prepare(self) -> int:
+        """See what is there already, and settle the seed, which is returned.
+
+        Raises: Unusable where nothing can be begun.
+        """
+        args = self.args
+        if args.seed is None:
+            seeds = (record["settings"].get("seed") for record in all_records(args.output_dir))
+            args.seed = next((seed for seed in seeds if isinstance(seed, int)), None)
+            told = "that of the results which are there"
+            if args.seed is None or args.overwrite:
+                args.seed, told = secrets.randbelow(2**31), "drawn"
+            self.progress.say(f"seed {args.seed}, {told} (-seed {args.seed} repeats this run)")
+        try:
+            self.look_through()
+        except Changed as error:
+            raise Unusable(shown(str(error))) from None
+        for part in args.output_dir.rglob(".*.part"):  # of a run that was killed
+            if re.fullmatch(r"\.\d+-[0-9a-f]{8}\.part", part.name):
+                part.unlink(missing_ok=True)
+        self.report.kept = len(self.kept)
+        return args.seed
+
+    def load(self) -> None:
+        """The generator, on this process's device. Raises: Unusable."""
+        device = self.args.device
+        if self.args.threads is not None:
+            torch.set_num_threads(self.args.threads)
+        if self.workers.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+            device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        try:
+            self.model = PULSE(self.args.generator, device, self.args.cache_dir)
+            self.settings.noise_roles(self.model.generator.num_layers)
+        except (GeneratorError, ValueError) as error:
+            lines = map(shown, str(error).splitlines())  # a download tells each source in its own
+            raise Unusable("\n".join(lines)) from None
+        except OSError as error:  # of the prior fit that is kept there
+            raise Unusable(
+                f"-cache_dir {shown(self.args.cache_dir)} cannot be written ({error.strerror}): "
+                f"give another folder"
+            ) from None
+
+    def all_settings(self) -> dict:
+        """Everything that a result depends on but its pixels, as records hold it."""
+        return {
+            **dataclasses.asdict(self.settings.resolved(self.model.generator.num_layers)),
+            "seed": self.args.seed,
+            "retries": self.args.retries,
+            "generator_sha256": self.model.generator.sha256,
+        }
+
+    def look_through(self) -> None:
+        """Which results are there. Raises: Changed where one was made with other settings."""
+        if self.args.overwrite:
+            return
+        settings = self.all_settings()
+        for job in self.jobs:
+            record = job.record()
+            # what -strict would not have written is no result
+            if record is not None and (record["within_eps"] or not self.args.strict):
+                require_same_settings(job.existing(), record, settings)
+                self.kept[job.name] = record["input"].get("pixels_sha256")
+
+    # ------------------------------------------------------------ the work
+
+    def work(self) -> None:
+        """Claim and do pieces of work until there are none; what a picture runs into ends that
+        picture only.
+        """
+        size = self.args.batch_size
+        self.progress.close()
+        left = len(self.jobs) - len(self.kept)
+        self.progress = Progress(left, "face", silent=self.workers.rank > 0)
+        try:
+            while (first := self.workers.claim() * size) < len(self.jobs):
+                for pieces in self.readable(self.jobs[first : first + size]):
+                    self.attempt(pieces)
+        except OSError as error:
+            self.report.failure = (
+                f"{shown(error.filename or self.args.output_dir)} cannot be written "
+                f"({error.strerror}): see to it and run again; what is finished is kept"
+            )
+        self.progress.close()
+
+    def readable(self, jobs: list[Job]) -> Iterator[list[Piece]]:
+        """Jobs that are not done, with their LR; those of one size together."""
+        by_side: dict[int, list[Piece]] = {}
+        for job in jobs:
+            try:
+                require_short_name(job.name)
+                image = read_picture(job.picture)
+                require_lr_size(*image.size, self.model.generator.resolution)
+                pixels = pixels_sha256(image)
+                if job.name in self.kept:
+                    if self.kept[job.name] != pixels:
+                        self.refuse(
+                            job.picture,
+                            "it has changed since its result was made: -overwrite makes it anew",
+                        )
+                    continue
+                piece = Piece(job, to_tensor(image), pixels)
+                by_side.setdefault(image.width, []).append(piece)
+            except (PictureError, ValueError) as error:
+                self.refuse(job.picture, str(error))
+                if job.name not in self.kept:
+                    self.advance()
+        yield from by_side.values()
+
+    def attempt(self, pieces: list[Piece]) -> None:
+        """Search for the pieces of one batch, again for those outside eps, and write the best of
+        each.
+        """
+        best: dict[str, Found] = {}
+        attempts: dict[str, list[dict]] = {piece.job.name: [] for piece in pieces}
+        waiting = pieces
+        for attempt in range(self.args.retries + 1):
+            try:
+                found = self.search(waiting, attempt)
+            except torch.OutOfMemoryError:
+                for piece in waiting:
+                    self.refuse(piece.job.picture, "not enough memory: lower -batch_size")
+                break
+            for piece, new in zip(waiting, found, strict=True):
+                name = piece.job.name
+                attempts[name].append(dataclasses.asdict(new.result))
+                if name not in best or _rank(new.result) < _rank(best[name].result):
+                    best[name] = new
+            waiting = [p for p in waiting if not best[p.job.name].result.within_eps]
+            if not waiting:
+                break
+        for piece in pieces:
+            if piece.job.name in best:
+                self.keep(piece, best[piece.job.name], attempts[piece.job.name])
+            else:
+                self.advance()
+
+    def search(self, pieces: list[Piece], attempt: int) -> list[Found]:
+        """One search over a batch."""
+        jobs = [piece.job for piece in pieces]
+        figures: list[dict[str, Tensor]] = []
+        live = self.live(jobs)
+
+        def on_step(step: int, present: dict[str, Tensor]) -> None:
+            figures.append(present)
+            live(step, present)
+
+        started = time.monotonic()
+        search = self.model(
+            torch.stack([piece.LR for piece in pieces]),
+            seed=[job.seed(self.args.seed, attempt) for job in jobs],
+            settings=self.settings,
+            save_intermediate=self.args.save_intermediate,
+            on_step=on_step,
+        )
+        for step, (HR, LR) in enumerate(search):
+            if self.args.save_intermediate:
+                self.require_output_dir()
+                for i, job in enumerate(jobs):
+                    write_intermediates(job, step, self.settings.steps, HR[i], LR[i])
+        seconds = (time.monotonic() - started) / len(jobs)
+        curves = {  # each (T, B)
+            name: torch.stack([present[name] for present in figures]).tolist()
+            for name in figures[0]
+        }
+        return [
+            Found(
+                HR[i],
+                result,
+                {name: [float(f"{row[i]:.6g}") for row in rows] for name, rows in curves.items()},
+                seconds,
+            )
+            for i, result in enumerate(search.results)
+        ]
+
+    def live(self, jobs: list[Job]) -> Callable[[int, dict[str, Tensor]], None]:
+        """What tells the L2 of the present pictures, seldom enough not to make a GPU wait."""
+        told = 0.0
+        name = shown(jobs[0].name) + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
+
+        def on_step(step: int, figures: dict[str, Tensor]) -> None:
+            nonlocal told
+            if time.monotonic() - told > 0.2 and not self.progress.silent:
+                told = time.monotonic()
+                self.progress.live(
+                    f"{name}: L2 {figures['L2'].max().item():.5f} (eps {self.settings.eps:g}), "
+                    f"step {step + 1} of {self.settings.steps}"
+                )
+
+        return on_step
+
+    def keep(self, piece: Piece, found: Found, attempts: list[dict]) -> None:
+        """The picture and its record into their place, and a line that says how it stands. Raises:
+        OSError.
+        """
+        job, result = piece.job, found.result
+        name = shown(job.name)
+        if result.best_step < 0:
+            self.refuse(job.picture, "no step gave finite numbers: lower -learning_rate")
+            self.advance()
+            return
+        side = "within" if result.within_eps else "outside"
+        figures = f"{name}: {side} eps, L2 {result.l2:.5f} at step {result.best_step}"
+        if self.args.strict and not result.within_eps:
+            where = "not written (-strict)"
+        else:
+            self.require_output_dir()
+            where = shown(write_result(job, found.HR, self.record(piece, found, attempts)))
+        if result.within_eps:
+            self.report.within += 1
+        else:
+            self.report.outside.append(f"{name} ({result.l2:.5f})")
+        done = self.advance()
+        self.progress.say(f"{done}/{self.progress.total} {figures}, {where}")
+
+    def advance(self) -> int:
+        """One more result is done, well or badly; returns how many are."""
+        done = self.workers.finish()
+        self.progress.advance_to(done)
+        return done
+
+    def require_output_dir(self) -> None:
+        """Raises: OSError where it has vanished: it is not made again, perhaps on another disk."""
+        if not self.args.output_dir.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "it has vanished", str(self.args.output_dir))
+
+    def record(self, piece: Piece, found: Found, attempts: list[dict]) -> dict:
+        """Everything that is known of one result."""
+        generator = self.model.generator
+        return {
+            "name": piece.job.name,
+            **dataclasses.asdict(found.result),
+            "eps": self.settings.eps,
+            "duplicate": piece.job.duplicate,
+            "input": {
+                "file": piece.job.picture.name.encode("utf-8", "backslashreplace").decode(),
+                "pixels_sha256": piece.pixels,
+                "side": piece.LR.shape[-1],
+            },
+            "generator": {"name": str(self.args.generator), "sha256": generator.sha256},
+            "settings": self.all_settings(),
+            "attempts": attempts,
+            "curve": found.curve,
+            "seconds": round(found.seconds, 3),
+            "device": str(self.model.device),
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "pulse": VERSION,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "imaginary": "This person does not exist.",
+        }
+
+
+def _rank(result: Result) -> tuple:
+    """Smaller is better: within eps before outside, then by loss; what is not finite last."""
+    return (not result.within_eps, result.best_step < 0, result.total)
+
+
+def require_short_name(name: str) -> None:
+    """Raises: ValueError where a file system would not take `name` with our endings."""
+    if (length := len(os.fsencode(name))) > MAX_NAME:
+        raise ValueError(
+            f"its result's name would have {length} bytes, more than {MAX_NAME}: rename it"
+        )
+
+
+def lock_folder(output_dir: Path, handle) -> None:
+    """Take the folder for this run. Raises: Unusable where another run has it."""
+    try:
+        if not try_lock(handle):
+            raise Unusable(
+                f"another run is writing into {shown(output_dir)}: wait for its end, or give "
+                f"another -output_dir"
+            )
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise  # a file system without locks has none to give: writes are atomic all the same

@@ -1,0 +1,389 @@
+"""Files made by an enemy: weight files that would run code, hang or fill the memory, and pictures
+damaged at random.
+
+Each lot goes through one process of its own, which tells how long every file took and how much
+memory: what hangs, crashes or eats the machine cannot take the tests with it.
+"""
+
+import json
+import os
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, one_file
+from PIL import Image
+
+import commandline
+import run
+from formats import FORMAT
+
+SECONDS = 10  # for one weight file
+
+
+class Calls:
+    """Pickles as a call of `function` with `args`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+TOUCH = "touch executed"
+RUN = f"__import__('os').system({TOUCH!r})"
+
+
+def getattr_chain() -> bytes:
+    """getattr(__import__("os"), "system")("touch executed") in opcodes."""
+    text = b"".join(
+        [
+            b"\x80\x02cbuiltins\ngetattr\n",
+            b"cbuiltins\n__import__\nX\x02\x00\x00\x00os\x85R",
+            b"X\x06\x00\x00\x00system\x86R",
+            b"X\x0e\x00\x00\x00touch executed\x85R.",
+        ]
+    )
+    return text
+
+
+def with_pickle(path: Path, code: bytes) -> Path:
+    """A file of torch.save whose pickle is `code`."""
+    whole = one_file(path.with_suffix(".whole"))
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = code if entry.filename.endswith("/data.pkl") else old.read(entry)
+            new.writestr(entry.filename, content)
+    whole.unlink()
+    return path
+
+
+def deflated_bomb(path: Path, megabytes: int) -> Path:
+    """A file of torch.save whose storage is zeros, deflated to a hundredth and less."""
+    whole = path.with_suffix(".whole")
+    torch.save({"format": FORMAT, "synthesis": {"torgb.weight": torch.zeros(4)}}, whole)
+    numbers = (megabytes << 18).to_bytes(4, "little")  # of 4 bytes
+    with (
+        zipfile.ZipFile(whole) as old,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
+    ):
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename.endswith("/data.pkl"):  # cpu, then how many numbers there are
+                content = re.sub(
+                    rb"(cpuq.)K\x04", rb"\1J" + re.escape(numbers), content, flags=re.S
+                )
+            if entry.filename.endswith("/data/0"):
+                content = bytes(megabytes << 20)
+            new.writestr(entry.filename, content)
+    whole.unlink()
+    assert path.stat().st_size < megabytes << 14
+    return path
+
+
+def stretched(path: Path) -> Path:
+    """A file of a few kB whose tensors claim gigabytes: views with a stride of 0."""
+    from stylegan import G_synthesis
+
+    config = {"resolution": 8, "fmap_base": 1 << 15, "fmap_max": 1 << 13, "dlatent_size": 16}
+    with torch.device("meta"):
+        state = G_synthesis(16, 3, 8, fmap_base=1 << 15, fmap_max=1 << 13).state_dict()
+    state = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in state.items()}
+    fit = {"mean": torch.zeros(16), "std": torch.ones(16)}
+    torch.save({"format": FORMAT, "config": config, "synthesis": state, "gaussian_fit": fit}, path)
+    assert path.stat().st_size < 1e5
+    return path
+
+
+def hostile_files(folder: Path) -> list[Path]:
+    """Weight files that must be refused; what they would run is `touch executed`."""
+
+    def pickled(name: str, content) -> None:
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.save({"format": FORMAT, "config": content}, folder / f"{name}.pt")
+            torch.save(content, folder / f"{name}_old.pt", _use_new_zipfile_serialization=False)
+
+    pickled("system", Calls(os.system, TOUCH))
+    pickled("eval", Calls(eval, RUN))
+    pickled("exec", Calls(exec, RUN))
+    pickled("popen", Calls(subprocess.Popen, TOUCH.split()))
+    pickled("object_array", np.array([Calls(os.system, TOUCH)], dtype=object))
+    (folder / "getattr.pkl").write_bytes(getattr_chain())
+    with_pickle(folder / "getattr.pt", getattr_chain())
+    (folder / "words.pkl").write_bytes(  # its names would speak to the terminal
+        b"\x80\x04\x8c\x0cos\nTraceback\x8c\x0b\x1b[31msystem\n\x93."
+    )
+    (folder / "long_name.pkl").write_bytes(b"\x80\x04\x8c\x02osX\x40\x42\x0f\x00" + b"x" * 10**6)
+    with open(folder / "long_name.pkl", "ab") as file:
+        file.write(b"\x93.")
+    deflated_bomb(folder / "bomb.pt", 1024)
+    stretched(folder / "stretched.pt")
+    odd = {
+        "config_of_text": {"config": "resolution"},
+        "resolution_of_text": {"config": {**CONFIG, "resolution": "16"}},
+        "resolution_of_half": {"config": {**CONFIG, "resolution": 16.5}},
+        "resolution_beyond": {"config": {**CONFIG, "resolution": 2**60}},
+        "resolution_of_tensor": {"config": {**CONFIG, "resolution": torch.ones(3)}},
+        "list_of_state": {"synthesis": [1, 2]},
+        "tensor_of_state": {"synthesis": torch.ones(3)},
+        "numbered_state": {"synthesis": {1: torch.ones(3)}},
+        "mapping_of_text": {"mapping": "none"},
+        "numbered_mapping": {"mapping": {1: 2}},
+        "about_of_text": {"about": "me"},
+        "fit_of_text": {"gaussian_fit": {"mean": "mean", "std": "std"}},
+        "fit_of_complex": {"gaussian_fit": {"mean": torch.zeros(16, dtype=torch.complex64)}},
+    }
+    for name, changes in odd.items():
+        one_file(folder / f"{name}.pt", **changes)
+    state = torch.load(one_file(folder / "x"), weights_only=True)["synthesis"]
+    (folder / "x").unlink()
+    key = "torgb.weight"
+    terminal = {**state, "a\nTraceback\x1b[31m": torch.ones(3)}
+    one_file(folder / "words_in_key.pt", synthesis=terminal)
+    for name, tensor in {
+        "meta": state[key].to("meta"),
+        "sparse": state[key].to_sparse(),
+        "quantized": torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8),
+    }.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one_file(folder / f"{name}.pt", synthesis={**state, key: tensor})
+    (folder / "nothing_in_it").mkdir()
+    (folder / "loop_in_it").mkdir()
+    (folder / "loop_in_it" / "synthesis.pt").symlink_to("synthesis.pt")
+    os.mkfifo(folder / "pipe.pt")
+    (folder / "loop.pt").symlink_to("loop.pt")
+    (folder / "zero.pt").symlink_to("/dev/zero")
+    (folder / "terminal.pt").symlink_to("/dev/tty")
+    with open(folder / "hole.pt", "wb") as file:
+        file.truncate(1 << 36)  # 64 GB that take no room
+    return sorted(folder.iterdir())
+
+
+CONFIG = {"resolution": 16, "fmap_base": 64, "fmap_max": 8, "dlatent_size": 16}
+
+LOADS = """
+import json, resource, sys, time
+from generators import GeneratorError, load_generator
+
+for path in json.load(sys.stdin):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+    try:
+        load_generator(path, "cache")
+        answer = ""
+    except GeneratorError as error:
+        answer = str(error)
+    except BaseException as error:
+        answer = f"NOT REFUSED BUT RAISED {type(error).__name__}: {error}"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps([path, answer, time.monotonic() - started, grown / 1e3]), flush=True)
+"""
+
+
+def lines_of(code: str, paths: list, cwd: Path) -> list:
+    """What a process of `code` prints of the files `paths`: a list of JSON values."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([str(path) for path in paths]),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    last = answers[-1][0] if answers else "none"
+    assert done.returncode == 0, f"{done.stderr}\nthe last that was finished: {last}"
+    assert not done.stderr
+    return answers
+
+
+def test_hostile_weight_files_are_refused_in_one_sentence_and_run_nothing(tmp_path):
+    (tmp_path / "files").mkdir()
+    files = hostile_files(tmp_path / "files")
+    assert len(files) >= 40
+    answers = lines_of(LOADS, files, tmp_path)
+    assert len(answers) == len(files)
+    wrong = [
+        answer
+        for answer in answers
+        if not answer[1].strip()
+        or answer[1].startswith("NOT REFUSED")
+        or any(not character.isprintable() for character in answer[1])
+        or "files" not in answer[1]
+        or len(answer[1]) > 1100
+    ]
+    assert not wrong
+    assert max(seconds for *_, seconds, _ in answers) < SECONDS
+    assert max(grown for *_, grown in answers) < 300  # MB
+    assert not list(tmp_path.rglob("executed"))
+
+
+def test_what_these_files_would_run_is_real(tmp_path, monkeypatch):
+    """Each attack succeeds on an unpickler that admits everything."""
+    monkeypatch.chdir(tmp_path)
+    for code in (
+        getattr_chain(),
+        *(pickle.dumps(call) for call in (Calls(os.system, TOUCH), Calls(eval, RUN))),
+        pickle.dumps(np.array([Calls(os.system, TOUCH)], dtype=object)),
+    ):
+        pickle.loads(code)
+        (tmp_path / "executed").unlink()
+
+
+def test_the_bomb_would_explode(tmp_path):
+    """torch.load itself takes a smaller one for a whole file."""
+    path = deflated_bomb(tmp_path / "bomb.pt", 64)
+    tensor = torch.load(path, weights_only=True)["synthesis"]["torgb.weight"]
+    assert tensor.untyped_storage().nbytes() == 64 << 20
+
+
+@pytest.mark.parametrize("name", ["system.pkl", "eval.pt", "getattr.pt", "pipe.pt", "loop.pt"])
+def test_run_refuses_a_hostile_generator_in_one_line(tmp_path, monkeypatch, capsys, name):
+    (tmp_path / "files").mkdir()
+    hostile = {path.name: path for path in hostile_few(tmp_path / "files")}
+    (tmp_path / "input").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "input" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "-generator", str(hostile[name])])
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as left:
+        commandline.run_command(run.main)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    told = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and len(told) == 1 and told[0].startswith("run.py: error: ")
+    assert not list(tmp_path.rglob("executed")) and not (tmp_path / "runs").exists()
+
+
+def hostile_few(folder: Path) -> list[Path]:
+    (folder / "system.pkl").write_bytes(pickle.dumps(Calls(os.system, TOUCH), protocol=2))
+    torch.save({"format": FORMAT, "config": Calls(eval, RUN)}, folder / "eval.pt")
+    with_pickle(folder / "getattr.pt", getattr_chain())
+    os.mkfifo(folder / "pipe.pt")
+    (folder / "loop.pt").symlink_to("loop.pt")
+    return list(folder.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be another")
+def test_a_weight_file_that_may_not_be_read_is_one_sentence(tmp_path):
+    path = one_file(tmp_path / "secret.pt")
+    path.chmod(0)
+    child = os.fork()
+    if child == 0:  # as nobody, for whom the permission bits count
+        status = 1
+        try:
+            from generators import GeneratorError, load_generator
+
+            for folder in (*tmp_path.parents, tmp_path):
+                if str(folder).startswith("/tmp/"):
+                    folder.chmod(0o755)
+            os.setuid(65534)
+            load_generator(path, tmp_path / "cache")
+        except GeneratorError as error:
+            status = 0 if "secret.pt" in str(error) and "\n" not in str(error) else 2
+        except BaseException:
+            status = 3
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# ------------------------------------------------------------ pictures
+
+KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
+
+READS = """
+import json, resource, sys, time
+from images import PictureError, read_picture
+
+for path in json.load(sys.stdin):
+    started = time.monotonic()
+    try:
+        picture = read_picture(path)
+        answer = picture.mode
+    except PictureError as error:
+        answer = str(error)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(json.dumps([path, answer, time.monotonic() - started, peak]), flush=True)
+"""
+
+
+def whole_pictures(folder: Path) -> dict[str, list[bytes]]:
+    """Several whole files of each kind: colours, palettes, alpha, many frames, compressions."""
+    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    rgba = Image.fromarray(noise)
+    smooth = Image.linear_gradient("L").resize((48, 48)).convert("RGB")
+    rgb, grey, palette = rgba.convert("RGB"), rgba.convert("L"), rgba.convert("P")
+    wide = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    frames = {"save_all": True, "append_images": [smooth.resize(rgb.size)]}
+    variants = {
+        "png": [(rgba, {}), (palette, {}), (wide, {}), (smooth, {}), (rgb, frames)],
+        "jpg": [(rgb, {}), (grey, {}), (smooth, {"progressive": True}), (rgb.convert("CMYK"), {})],
+        "webp": [(rgba, {"lossless": True}), (smooth, {}), (rgb, frames)],
+        "bmp": [(rgb, {}), (palette, {}), (grey, {}), (rgba, {})],
+        "gif": [(palette, {}), (smooth, {}), (rgb, frames)],
+        "tif": [
+            *((rgb, {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")),
+            *((grey.convert("1"), {"compression": name}) for name in ("group4", "packbits")),
+            (wide, {}),
+            (rgba, frames),
+        ],
+    }
+    found: dict[str, list[bytes]] = {}
+    for kind, pairs in variants.items():
+        for picture, options in pairs:
+            path = folder / f"whole.{kind}"
+            picture.save(path, **options)
+            found.setdefault(kind, []).append(path.read_bytes())
+    return found
+
+
+def damaged(whole: bytes, chance: random.Random) -> bytes:
+    """With bytes changed, most of them in the header, or cut, doubled, or filled in places."""
+    content = bytearray(whole)
+    for _ in range(chance.choice([1, 1, 2, 4, 16, 64])):
+        where = chance.randrange(min(len(content), chance.choice([32, 64, 256, 10**9])))
+        content[where] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+    where = chance.randrange(len(content))
+    change = chance.random()
+    if change < 0.15:
+        del content[where:]
+    elif change < 0.25:
+        del content[where : where + chance.randrange(1, 64)]
+    elif change < 0.35:
+        content[where:where] = content[where : where + chance.randrange(1, 256)]
+    elif change < 0.4:
+        content[where : where + 16] = b"\xff" * 16
+    return bytes(content)
+
+
+def test_two_thousand_damaged_pictures_never_crash_hang_or_fill_the_memory(tmp_path):
+    whole = whole_pictures(tmp_path)
+    chance = random.Random(0)
+    paths = []
+    for i in range(2000):
+        kind = KINDS[i % len(KINDS)]
+        path = tmp_path / f"{i:04}.{kind}"
+        path.write_bytes(damaged(chance.choice(whole[kind]), chance))
+        paths.append(path)
+    answers = lines_of(READS, paths, tmp_path)
+    assert len(answers) == 2000
+    read = [answer for _, answer, _, _ in answers if answer == "RGB"]
+    assert 200 < len(read) < 1800  # the damage neither spares all nor spoils all
+    assert all(answer == "RGB" or len(answer) > 15 for _, answer, _, _ in answers)
+    assert all(answer.isprintable() for _, answer, _, _ in answers)
+    assert max(answers, key=lambda answer: answer[2])[2] < 5
+    assert max(answers, key=lambda answer: answer[3])[3] < 1000  # MB
