@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ import torch
 from conftest import ROOT, command, golden, golden_state
 from PIL import Image
 
+import run
 from bicubic import BicubicDownSample
+from commandline import run_command
 from formats import FORMAT
 from images import picture_text, read_picture, to_tensor
-from run import parser
 from settings import Settings
 
 
@@ -29,15 +32,28 @@ def face(path, side=4, seed=0, mode="RGB"):
 
 
 @pytest.fixture
-def pulse(tiny, tmp_path):
-    """`pulse("-steps", 3, …)`: run.py on the small generator, in an empty folder of its own."""
+def pulse(tiny, tmp_path, monkeypatch, capsys):
+    """`pulse("-steps", 3, …)`: run.py on the small generator, in an empty folder of its own.
 
-    def run(*args, generator=tiny, **options):
-        device = [] if "-device" in args else ["-device", "cpu"]
-        return command("run.py", "-generator", generator, *device, *args, cwd=tmp_path, **options)
+    In this process, which saves seconds a call; with process=True in one of its own.
+    """
+    monkeypatch.chdir(tmp_path)
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
 
-    run.input, run.runs = tmp_path / "input", tmp_path / "runs"
-    return run
+    def call(*args, generator=tiny, process=False):
+        args = ["-generator", generator, "-device", "cpu", *args]
+        if process:
+            return command("run.py", *args, cwd=tmp_path)
+        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            run_command(run.main)
+        told = capsys.readouterr()
+        return SimpleNamespace(returncode=left.value.code, stdout=told.out, stderr=told.err)
+
+    call.input, call.runs = tmp_path / "input", tmp_path / "runs"
+    yield call
+    for number, handler in handlers:
+        signal.signal(number, handler)
 
 
 def made(folder) -> list[str]:
@@ -69,7 +85,7 @@ def test_asking_for_help_imports_nothing_that_takes_long():
 
 
 def test_every_flag_of_2020_has_its_default():
-    args = parser().parse_args([])
+    args = run.parser().parse_args([])
     assert vars(Settings()).items() <= vars(args).items()
     expected = {"duplicates": 1, "batch_size": 1, "seed": None, "save_intermediate": False}
     assert expected.items() <= vars(args).items()
@@ -86,7 +102,7 @@ def test_a_folder_of_pictures_is_done_and_summed_up(pulse):
     (pulse.input / "sub").mkdir()
     face(pulse.input / ".hidden.png")
     (pulse.input / "notes.txt").write_text("nothing")
-    done = pulse("-steps", 3, "-seed", 0, "-eps", 1)
+    done = pulse("-steps", 3, "-seed", 0, "-eps", 1, process=True)
     assert done.returncode == 0, done.stderr
     assert made(pulse.runs) == ["a.png", "b.png", "c.png"]
     assert "3 faces made: 3 within eps 1, 0 outside; no pictures refused" in done.stdout
@@ -124,7 +140,7 @@ def test_duplicates_have_their_own_seeds_and_names_and_seed_zero_counts(pulse):
     assert np.array_equal(again, np.asarray(Image.open(pulse.runs / "a_2.png")))
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 5])
+@pytest.mark.parametrize("batch_size", [2])
 def test_the_batch_size_changes_nothing_and_the_last_batch_may_be_smaller(pulse, batch_size):
     for i in range(5):
         face(pulse.input / f"{i}.png", side=8 if i == 2 else 4, seed=i)
@@ -178,19 +194,25 @@ def test_the_recorded_figures_are_those_of_the_picture(pulse, tiny):
     assert "does not exist" in text["Description"]
 
 
-def test_intermediates_lie_apart_and_sort_beyond_a_hundred_steps(pulse):
-    face(pulse.input / "a.png", seed=1)
-    face(pulse.input / "b.png", seed=2)
-    args = ("-save_intermediate", "-steps", 101, "-seed", 0, "-batch_size", 2, "-eps", 1)
-    done = pulse(*args)
-    assert done.returncode == 0, done.stderr
+def test_intermediates_of_a_batch_lie_apart(pulse):
+    for seed, name in enumerate("ab"):
+        face(pulse.input / f"{name}.png", seed=seed)
+    args = ("-save_intermediate", "-steps", 3, "-seed", 0, "-batch_size", 2, "-eps", 1)
+    assert pulse(*args).returncode == 0
     for name in "ab":
         for kind, side in (("HR", 16), ("LR", 4)):
             frames = sorted((pulse.runs / name / kind).iterdir())
-            assert [frame.name for frame in frames] == [f"{name}_{i:03}.png" for i in range(101)]
+            assert [frame.name for frame in frames] == [f"{name}_{i}.png" for i in range(3)]
             assert Image.open(frames[0]).size == (side, side)
-        last = Image.open(pulse.runs / name / "HR" / f"{name}_100.png")
+        last = Image.open(pulse.runs / name / "HR" / f"{name}_2.png")
         assert np.array_equal(np.asarray(last), np.asarray(Image.open(pulse.runs / f"{name}.png")))
+
+
+def test_intermediates_sort_beyond_a_hundred_steps(pulse):
+    face(pulse.input / "a.png")
+    pulse("-save_intermediate", "-steps", 101, "-seed", 0, "-noise_type", "zero")
+    frames = sorted((pulse.runs / "a" / "HR").iterdir())
+    assert [frame.name for frame in frames] == [f"a_{i:03}.png" for i in range(101)]
 
 
 def test_intermediates_of_duplicates_have_their_number(pulse):
@@ -232,7 +254,7 @@ def test_photographs_whose_aligned_faces_lie_beside_them_are_passed_over(pulse, 
     before = photo.read_bytes()
     done = command("align_face.py", "-output_size", 8, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = pulse("-steps", 2, "-seed", 0, "-eps", 1)
+    done = pulse("-steps", 2, "-seed", 0, "-eps", 1, process=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("collins.png") == 1
     assert "aligned faces lie beside them: collins.png" in done.stderr
@@ -257,7 +279,7 @@ def test_the_golden_search_through_the_command_line(pulse, tmp_path):
     Image.fromarray(pixels).save(pulse.input / "ref.png")
     seed = int(arrays["seed"])
     args = ("-steps", 30, "-learning_rate", 0.03, "-seed", seed, "-save_intermediate")
-    done = pulse(*args, generator=tmp_path / "golden.pt")
+    done = pulse(*args, generator=tmp_path / "golden.pt", process=True)
     assert done.returncode == 0, done.stderr
     result = pulse.runs / "outside_eps" / "ref.png"
     record = json.loads(result.with_suffix(".json").read_text())
@@ -316,7 +338,7 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
     face(pulse.input / "large.png", side=32)
     face(pulse.input / "one.png", side=1)
     Image.new("RGB", (8, 4)).save(pulse.input / "oblong.png")
-    done = pulse("-steps", 1, "-seed", 0, "-eps", 1, "-duplicates", 2)
+    done = pulse("-steps", 1, "-seed", 0, "-eps", 1, "-duplicates", 2, process=True)
     assert done.returncode == 1
     assert made(pulse.runs) == ["good_1.png", "good_2.png", "zgood_1.png", "zgood_2.png"]
     reasons = {
@@ -382,9 +404,6 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
 def test_what_cannot_be_done_is_one_line_and_nothing_is_begun(
     pulse, tmp_path, monkeypatch, capsys, tiny, args, words
 ):
-    import commandline
-    import run
-
     face(pulse.input / "a.png")
     (tmp_path / "void").mkdir()
     (tmp_path / "texts").mkdir()
@@ -394,7 +413,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_begun(
     generator = [] if "-generator" in args else ["-generator", str(tiny)]
     monkeypatch.setattr(sys, "argv", ["run.py", *args, *generator])
     with pytest.raises(SystemExit) as left:
-        commandline.run_command(run.main)
+        run_command(run.main)
     assert left.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     told = [line for line in lines if not line.startswith(("seed", "passed over"))]
@@ -406,14 +425,12 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_begun(
 
 def test_an_error_of_a_real_process_is_one_line_and_status_2(pulse):
     face(pulse.input / "a.png")
-    done = pulse("-loss_str", "100*L3")
+    done = pulse("-loss_str", "100*L3", process=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
 def test_ctrl_c_is_one_line(pulse, tiny, tmp_path):
-    import signal
-
     face(pulse.input / "a.png")
     arguments = ["-generator", str(tiny), "-device", "cpu", "-steps", "1000000", "-seed", "0"]
     process = subprocess.Popen(
