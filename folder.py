@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import os
 import platform
 import re
@@ -224,7 +225,8 @@ class Run:
                 break
             for piece, new in zip(waiting, found, strict=True):
                 name = piece.job.name
-                attempts[name].append(dataclasses.asdict(new.result))
+                figures = dataclasses.asdict(new.result)
+                attempts[name].append({key: _plain(value) for key, value in figures.items()})
                 if name not in best or _rank(new.result) < _rank(best[name].result):
                     best[name] = new
             waiting = [p for p in waiting if not best[p.job.name].result.within_eps]
@@ -268,7 +270,10 @@ class Run:
             Found(
                 HR[i],
                 result,
-                {name: [float(f"{row[i]:.6g}") for row in rows] for name, rows in curves.items()},
+                {
+                    name: [_plain(float(f"{row[i]:.6g}")) for row in rows]
+                    for name, rows in curves.items()
+                },
                 seconds,
             )
             for i, result in enumerate(search.results)
@@ -353,6 +358,11 @@ class Run:
             },
             "imaginary": "This person does not exist.",
         }
+
+
+def _plain(value):
+    """As JSON has it: a number that is not finite is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rank(result: Result) -> tuple:

@@ -137,7 +137,7 @@ def _load(path: Path) -> dict:
     except Exception as error:  # torch.load raises whatever a damaged or hostile file provokes
         if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
             raise FormatError(
-                f"{path} asks for {unsafe[1]}, which no generator needs: not opened"
+                f"{path} cannot be read: it asks for {unsafe[1]}, which no generator needs"
             ) from None
         reason = str(error).strip().split("\n")[0][:120]
         raise FormatError(

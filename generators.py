@@ -97,7 +97,7 @@ def load_generator(name: str | os.PathLike, cache_dir: str | os.PathLike = "cach
     except DownloadError as error:
         raise GeneratorError(str(error)) from None
     except FormatError as error:
-        hint = "" if Path(name).exists() else ", or use the names ffhq or demo"
+        hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
         raise GeneratorError(f"{error}{hint}") from None
     synthesis = networks.synthesis.eval().requires_grad_(False)
     return Generator(str(name), synthesis, mean, std, networks.about)

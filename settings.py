@@ -18,7 +18,7 @@ DEFAULT_TRAINABLE_NOISE_LAYERS = 5
 DEFAULT_BAD_NOISE_LAYERS = "17"
 SEEDS = 2**63  # image seeds are whole numbers from 0 to SEEDS - 1
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 def parse_loss(loss_str: str) -> list[tuple[float, str]]:

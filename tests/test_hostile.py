@@ -152,13 +152,13 @@ def hostile_files(folder: Path) -> list[Path]:
     key = "torgb.weight"
     terminal = {**state, "a\nTraceback\x1b[31m": torch.ones(3)}
     one_file(folder / "words_in_key.pt", synthesis=terminal)
-    for name, tensor in {
-        "meta": state[key].to("meta"),
-        "sparse": state[key].to_sparse(),
-        "quantized": torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8),
-    }.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch would rather be rid of such tensors
+        for name, tensor in {
+            "meta": state[key].to("meta"),
+            "sparse": state[key].to_sparse(),
+            "quantized": torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8),
+        }.items():
             one_file(folder / f"{name}.pt", synthesis={**state, key: tensor})
     (folder / "nothing_in_it").mkdir()
     (folder / "loop_in_it").mkdir()

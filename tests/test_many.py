@@ -298,7 +298,6 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(study, start, tmp_path):
     survive(start, args, tmp_path, study.expected, seed=1, kills=6, longest=0.15)
 
 
-@pytest.mark.slow
 def test_fifty_kills_lose_nothing(study, start, tmp_path):
     args = [*study.arguments, "-input_dir", study.root / "input"]
     survive(start, args, tmp_path, study.expected, seed=2, kills=50, longest=0.15)
@@ -595,7 +594,7 @@ def test_a_signal_ends_the_run_in_one_line_with_nothing_half_written(
     chance = random.Random(status)
     args = [*study.arguments, "-input_dir", study.root / "input"]
     endings = 0
-    for _ in range(8):
+    for _ in range(3):
         process = begun(start, args, tmp_path)
         time.sleep(chance.uniform(0, 0.1))
         process.send(number)
@@ -701,7 +700,7 @@ def workers_of(launcher: subprocess.Popen) -> dict[int, int]:
 
 @needs_linux
 def test_a_killed_worker_is_started_again_and_nothing_finished_is_lost(study, small, tmp_path):
-    args = arguments(small, "-input_dir", study.root / "input", "-eps", 1, steps=200)
+    args = arguments(small, "-input_dir", study.root / "input", "-eps", 1, steps=120)
     launched = torchrun(*args, cwd=tmp_path, max_restarts=1)
     deadline = time.monotonic() + HANG
     while len(pictures(tmp_path / "runs")) < 3:
@@ -741,7 +740,6 @@ def test_a_second_run_on_the_same_folder_says_so_and_stops(study, start, small, 
     faces(tmp_path / "input", 2)
     first = start(arguments(small, steps=10**6), tmp_path)
     first.wait_until((tmp_path / "runs" / ".pulse.lock").exists)
-    first.wait_until(lambda: "step" in first.output or (tmp_path / "runs").is_dir())
     second = start(arguments(small, "-overwrite"), tmp_path)
     assert second.wait() == 2
     assert second.output.count("\n") == 1 and "another run is writing into runs" in second.output
@@ -758,8 +756,7 @@ def test_two_runs_that_start_at_once_never_mix(study, start, tmp_path):
         args = [*study.arguments, "-input_dir", study.root / "input"]
         both = [start([*args, "-seed", seed], root) for seed in (1, 2)]
         statuses = [process.wait() for process in both]
-        assert sorted(statuses) in ([0, 2], [0, 0]), [process.output for process in both]
-        assert sorted(statuses) == [0, 2]
+        assert sorted(statuses) == [0, 2], [process.output for process in both]
         records = [record_of(root / "runs", f"{i:02}") for i in range(12)]
         assert {record["seed"] for record in records} == {statuses.index(0) + 1}
 
@@ -788,9 +785,7 @@ def test_a_full_disk_is_one_sentence_and_the_finished_is_kept(start, small, tmp_
 
 def test_a_disk_that_holds_no_result_at_all(start, small, tmp_path):
     faces(tmp_path / "input", 3)
-    full = start(
-        arguments(small), tmp_path, largest_file=800
-    )  # more than it says, less than a record
+    full = start(arguments(small), tmp_path, largest_file=800)
     assert full.wait() == 1
     assert full.output.count("run.py: error: ") == 1 and "Traceback" not in full.output
     assert not pictures(tmp_path / "runs") and not leftovers(tmp_path / "runs")
