@@ -118,7 +118,7 @@ def augment(x: Tensor, random: torch.Generator) -> Tensor:
     reach = S // 8
     rows = torch.arange(S, device=x.device) + whole(-reach, reach) + reach  # (B, S)
     columns = torch.arange(S, device=x.device) + whole(-reach, reach) + reach
-    padded = F.pad(x, (reach,) * 4).permute(0, 2, 3, 1)  # black beyond the edge
+    padded = F.pad(x, (reach,) * 4).permute(0, 2, 3, 1)  # mid-grey beyond the edge
     picture = torch.arange(B, device=x.device)[:, None, None]
     x = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
