@@ -12,6 +12,11 @@ Put photographs into the folder realpics (or input) and run this once, then run.
 Pictures that are aligned already, or that show no face the detector knows, need no search:
 -mode resize takes their central square and downscales it just as well.
 
+    python align_face.py -output_dir noisy -degrade gaussian:25 -seed 0
+        the same faces with noise, as in the paper's robustness experiment: gaussian:STD (of 255)
+        and saltpepper:SHARE after downscaling; motion:LENGTH (pixels of a square of 1024, in a
+        random direction) before it
+
 Faces that are there already, from the same photograph and the same flags, are kept; a file that is
 not a face of the photograph is never written over. In photographs of more than 16 million pixels
 faces are searched on a reduced copy and cut out of the photograph itself.
@@ -24,6 +29,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import secrets
 import shlex
 import sys
 from collections import Counter
@@ -47,6 +54,7 @@ if TYPE_CHECKING:  # -h answers before anything heavy is imported
     from faces import FaceFinder
 
 SETTINGS = "pulse:align"  # text chunk: the flags a face was made with
+DEGRADED = "pulse:degraded"  # text chunk: what -degrade did to it
 
 
 def parser() -> Parser:
@@ -79,13 +87,24 @@ def parser() -> Parser:
         default="face",
         choices=["face", "resize"],
     )
+    parser.flag(
+        "degrade",
+        "gaussian:STD (of 255), saltpepper:SHARE or motion:LENGTH (pixels of 1024): noise on the "
+        "downscaled face, blur before downscaling",
+    )
+    parser.flag(
+        "seed", "of -degrade; each face has numbers of its own", shown="drawn and printed", type=int
+    )
     parser.flag("overwrite", "make faces again that are there already", action="store_true")
+    parser.flag("quiet", "tell errors and the summary only", action="store_true")
     return parser
 
 
 def check_flags(args) -> None:
     """Raises: Unusable for values that no photograph could be used with."""
+    import degrade
     from faces import CROP
+    from settings import require_seed
 
     if args.output_size != 0 and (args.output_size < 2 or CROP % args.output_size):
         raise Unusable(
@@ -96,6 +115,17 @@ def check_flags(args) -> None:
         raise Unusable(f"-upscale {args.upscale:g} is no factor: give a number above 0, such as 2")
     if args.mode == "resize" and args.upscale != 1:
         raise Unusable("-upscale is for the search for faces: leave it out with -mode resize")
+    if args.seed is not None and args.degrade is None:
+        raise Unusable(
+            "-seed is for -degrade: leave it out, or add for example -degrade motion:100"
+        )
+    try:
+        if args.degrade is not None:
+            args.degrade = degrade.parse(args.degrade)
+        if args.seed is not None:
+            require_seed(args.seed)
+    except ValueError as error:
+        raise Unusable(shown(str(error))) from None
 
 
 def main() -> int:
@@ -118,26 +148,27 @@ def main() -> int:
     require_folder_writable(args.output_dir, "-output_dir")
     photos = [picture for picture in pictures if ALIGNED_FROM not in picture_text(picture)]
     aligned = len(pictures) - len(photos)
+    settle_seed(photos, args)
     todo = [photo for photo in photos if args.overwrite or not is_done(photo, args)]
     try:
         finder = FaceFinder(args.cache_dir) if todo and args.mode == "face" else None
     except FinderError as error:
         raise Unusable(error) from None
 
-    if others:
+    if others and not args.quiet:
         print(f"passed over, no pictures: {some(others)}", file=sys.stderr)
     stems = Counter(os.path.normcase(photo.stem) for photo in photos)
     faces, refused = {}, 0
-    progress = Progress(len(todo), "photograph")
-    for number, photo in enumerate(todo, start=1):
-        progress.live(f"{shown(photo.name)}, {number} of {len(todo)}")
+    progress = Progress(len(todo), "photograph", quiet=args.quiet)
+    for photo in todo:
+        progress.live(shown(photo.name))
         try:
             if stems[os.path.normcase(photo.stem)] > 1:
                 name = shown(result(photo, 0, args).name)
                 raise Refused(f"another photograph would become {name} too: rename one of them")
             faces[photo] = write_faces(photo, finder, args)
         except Refused as error:
-            progress.say(f"{shown(photo.name)}: {error}")
+            progress.error(f"{shown(photo.name)}: {error}")
             refused += 1
         progress.advance()
     progress.close()
@@ -163,6 +194,29 @@ class Refused(Exception):
     """Why a photograph has no result: one sentence, without its name."""
 
 
+def settle_seed(photos: list[Path], args) -> None:
+    """The seed of -degrade where none was given: that of the faces which are there, or a new
+    one.
+    """
+    from images import picture_text
+
+    if args.degrade is None or args.seed is not None:
+        return
+    told = "that of the faces which are there"
+    for photo in [] if args.overwrite else photos:
+        there = re.fullmatch(
+            rf"{re.escape(str(args.degrade))} -seed (\d+)",
+            degraded(picture_text(result(photo, 0, args))),
+        )
+        if there:
+            args.seed = int(there[1])
+            break
+    else:
+        args.seed, told = secrets.randbelow(2**31), "drawn"
+    if not args.quiet:
+        print(f"seed {args.seed}, {told} (-seed {args.seed} repeats this run)", file=sys.stderr)
+
+
 def result(photo: Path, face: int, args) -> Path:
     return args.output_dir / f"{photo.stem}_{face}.png"
 
@@ -171,11 +225,18 @@ def marks(photo: Path, args) -> dict[str, str]:
     """What the text chunks of all faces of `photo` say. Raises: OSError."""
     from images import ALIGNED_FROM, ALIGNED_SHA256, sha256, storable
 
+    degrade = f" -degrade {args.degrade} -seed {args.seed}" if args.degrade else ""
     return {
         ALIGNED_FROM: storable(photo.name),
         ALIGNED_SHA256: sha256(photo),
-        SETTINGS: f"-mode {args.mode} -output_size {args.output_size} -upscale {args.upscale:g}",
+        SETTINGS: f"-mode {args.mode} -output_size {args.output_size} -upscale {args.upscale:g}"
+        + degrade,
     }
+
+
+def degraded(text: dict[str, str]) -> str:
+    """How a face with these text chunks was degraded: `gaussian:25 -seed 7`, or ""."""
+    return text.get(SETTINGS, "").partition(" -degrade ")[2]
 
 
 def is_done(photo: Path, args) -> bool:
@@ -195,9 +256,19 @@ def is_ours(file: Path, photo: Path) -> bool:
     return picture_text(file).get(ALIGNED_FROM) == storable(photo.name)
 
 
-def require_free(file: Path, photo: Path) -> None:
-    if os.path.lexists(file) and not is_ours(file, photo):
+def require_free(file: Path, photo: Path, args) -> None:
+    """Raises: Refused where `file` is something else, or the face in another state of damage."""
+    from images import picture_text
+
+    if not os.path.lexists(file):
+        return
+    if not is_ours(file, photo):
         raise Refused(f"{shown(file)} is there and is not a face of it: move or rename one of them")
+    there = degraded(picture_text(file))
+    wanted = f"{args.degrade} -seed {args.seed}" if args.degrade else ""
+    if there != wanted and not args.overwrite:
+        was = f"degraded by {shown(there)}" if there else "not degraded"
+        raise Refused(f"{shown(file)} is there, {was}: give another -output_dir, or -overwrite")
 
 
 def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
@@ -205,10 +276,11 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
 
     Raises: Refused.
     """
+    from degrade import numbers
     from faces import align, central_square, downscale, enlarged
     from images import ALIGNED_FACE, PictureError, read_picture, write_png
 
-    require_free(result(photo, 0, args), photo)  # before the search, which takes seconds
+    require_free(result(photo, 0, args), photo, args)  # before the search, which takes seconds
     try:
         picture = read_picture(photo)
         if finder is None:
@@ -216,8 +288,14 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
         else:
             picture = enlarged(picture, args.upscale)
             crops = [align(picture, landmarks) for landmarks in finder.landmarks(picture)]
-        if crops and args.output_size not in (0, crops[0].width):
-            crops = [downscale(crop, args.output_size) for crop in crops]
+        told = [""] * len(crops)
+        for face, crop in enumerate(crops):
+            if args.degrade:
+                chance = numbers(args.seed, photo.name, face)
+                crop, told[face] = args.degrade.of_hr(crop, chance)
+            if args.output_size not in (0, crop.width):
+                crop = downscale(crop, args.output_size)
+            crops[face] = args.degrade.of_lr(crop, chance) if args.degrade else crop
     except PictureError as error:
         raise Refused(error) from None
     except MemoryError:
@@ -232,11 +310,13 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
         )
     files = [result(photo, face, args) for face in range(len(crops))]
     for file in files:
-        require_free(file, photo)
+        require_free(file, photo, args)
     try:
-        text = marks(photo, args)
         for face in reversed(range(len(crops))):  # face 0 last: where it is, all are
-            write_png(files[face], crops[face], text | {ALIGNED_FACE: str(face)})
+            text = marks(photo, args) | {ALIGNED_FACE: str(face)}
+            if args.degrade:
+                text[DEGRADED] = f"{args.degrade}, seed {args.seed}{told[face]}"
+            write_png(files[face], crops[face], text)
         face = len(crops)
         while is_ours(result(photo, face, args), photo):  # of an earlier run that found more
             result(photo, face, args).unlink()
