@@ -1,8 +1,9 @@
 """What was done with which settings: the record beside a picture, resuming, the summary.
 
 A result is `<output_dir>/<name>.png`, or `<output_dir>/outside_eps/<name>.png`, with its record
-`<name>.json` beside it, which is written before it: a picture without a record is none of ours, a
-record without a picture was interrupted.
+`<name>.json` beside it and, where that was asked for, its latent file `<name>.npz`. These are
+written before it: a picture without a record is none of ours, a record without a picture was
+interrupted.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
-from dataclasses import dataclass
+import platform
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atomic import atomic_write
@@ -63,6 +66,24 @@ class Job:
         """The record of the result that is there; None where either is missing or damaged."""
         place = self.existing()
         return None if place is None else read_record(place.with_suffix(".json"))
+
+    def latent(self, within_eps: bool) -> Path:
+        """Where its latent file goes: beside the picture."""
+        return self.place(within_eps).with_suffix(".npz")
+
+    def animation(self, kind: str) -> Path:
+        """Where its animation goes; kind: gif, webp or mp4."""
+        return self.output_dir / "animations" / f"{self.name}.{kind}"
+
+    def has_latent_of(self, record: dict) -> bool:
+        """Whether the latent file of that very result is there, and whole."""
+        from latents import LatentError, read_latent
+
+        try:
+            _, there = read_latent(self.latent(record["within_eps"]))
+        except LatentError:
+            return False
+        return all(there[name] == record.get(name) for name in ("seed", "l2", "within_eps"))
 
     def seed(self, base: int, attempt: int) -> int:
         """Where attempt number `attempt` starts: base + duplicate, then 63 bits of a hash."""
@@ -131,27 +152,94 @@ def pixels_sha256(picture) -> str:
     return digest.hexdigest()
 
 
-def write_result(job: Job, HR, record: dict) -> Path:
-    """Write HR (3, S, S) in [0, 1] and its record where `record` says that they belong; returns
-    where.
+def plain(value):
+    """As JSON has it: a number that is not finite is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def curves(figures: list[dict]) -> list[dict[str, list]]:
+    """The figures of every step, tensors (B,), as the records of B pictures hold them: lists, six
+    digits.
+    """
+    import torch
+
+    table = {  # each (T, B)
+        name: torch.stack([present[name] for present in figures]).tolist() for name in figures[0]
+    }
+    return [
+        {name: [plain(float(f"{row[i]:.6g}")) for row in rows] for name, rows in table.items()}
+        for i in range(len(figures[0]["L2"]))
+    ]
+
+
+def new_record(job: Job, pixels: str, LR, found, attempts: list[dict], made_with: dict) -> dict:
+    """Everything that is known of one result.
+
+    pixels: SHA-256 of the input's; LR: (3, h, h); found: folder.Found; made_with: "eps",
+    "generator", "settings", "device" and "formulation" of the run.
+    """
+    import numpy as np
+    import torch
+
+    return {
+        "name": job.name,
+        **asdict(found.result),
+        "eps": made_with["eps"],
+        "duplicate": job.duplicate,
+        "input": {
+            "file": job.picture.name.encode("utf-8", "backslashreplace").decode(),
+            "pixels_sha256": pixels,
+            "side": LR.shape[-1],
+        },
+        "generator": made_with["generator"],
+        "settings": made_with["settings"],
+        "attempts": attempts,
+        "curve": found.curve,
+        "seconds": round(found.seconds, 3),
+        "device": made_with["device"],
+        "threads": torch.get_num_threads(),
+        "formulation": made_with["formulation"],
+        "versions": {
+            "pulse": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "imaginary": "This person does not exist.",
+    }
+
+
+def write_result(job: Job, HR, record: dict, latent=None) -> Path:
+    """Write HR (3, S, S) in [0, 1], its record, and its latent file where a latents.Latent is
+    given, where `record` says that they belong; returns where the picture is.
 
     Those of an earlier run go, on either side of eps: a job has one result. Raises: OSError.
     """
-    place = job.place(record["within_eps"])
-    for within in (True, False):  # before the record: it must never stand beside an older picture
+    here, there = record["within_eps"], not record["within_eps"]
+    for within in (here, there):  # before the record: it must never stand beside an older picture
         job.place(within).unlink(missing_ok=True)
-    with atomic_write(place.with_suffix(".json")) as file:
+        job.latent(within).unlink(missing_ok=True)
+    with atomic_write(job.place(here).with_suffix(".json")) as file:
         file.write(json.dumps(record, indent=1).encode())
+    if latent is not None:
+        from latents import write_latent
+
+        write_latent(job.latent(here), latent, record)
+    write_picture(job, HR, record)  # last: where it is, all is
+    job.place(there).with_suffix(".json").unlink(missing_ok=True)
+    return job.place(here)
+
+
+def write_picture(job: Job, HR, record: dict) -> None:
+    """Write the picture alone, with what `record` says of it. Raises: OSError."""
     text = {
         "Description": IMAGINARY,
-        "Software": f"PULSE {VERSION}",
+        "Software": f"PULSE {record['versions']['pulse']}",
         "pulse:generator": record["generator"]["name"],
         "pulse:generator_sha256": record["generator"]["sha256"],
         **{f"pulse:{name}": str(record[name]) for name in ("seed", "l2", "within_eps")},
     }
-    write_png(place, to_picture(HR), text, XMP)
-    job.place(not record["within_eps"]).with_suffix(".json").unlink(missing_ok=True)
-    return place
+    write_png(job.place(record["within_eps"]), to_picture(HR), text, XMP)
 
 
 def write_intermediates(job: Job, step: int, steps: int, HR, LR) -> None:
@@ -212,7 +300,10 @@ def write_summary(output_dir: Path) -> tuple[Path, list[dict]]:
         figures = {**record, "input": record["input"].get("file")}
         row = [figures.get(name) for name in COLUMNS]
         table.writerow(
-            [_cell(value) for value in row + [record["settings"].get(s) for s in settings]]
+            [
+                spreadsheet_cell(value)
+                for value in row + [record["settings"].get(s) for s in settings]
+            ]
         )
     path = output_dir / "results.csv"
     with atomic_write(path) as file:
@@ -220,6 +311,6 @@ def write_summary(output_dir: Path) -> tuple[Path, list[dict]]:
     return path, records
 
 
-def _cell(value):
+def spreadsheet_cell(value):
     """A table program takes what begins with = or + for a formula: such text is quoted."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t" and value else value

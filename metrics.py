@@ -1,0 +1,310 @@
+"""The measures of evaluate.py, and how sure a figure is.
+
+    consistency(HR, LR)          # mean squared difference of DS(HR) and LR
+    psnr(consistency(HR, LR))    # in dB, infinite where nothing differs
+    wilson(7, 8)                 # between which shares 7 of 8 leaves the true one
+
+Pictures are tensors (3, h, w) with values in [0, 1]. SSIM, LPIPS and NIQE are other people's
+programs: each is loaded at its first use, and left out, with one sentence, where it cannot be had.
+Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, fmean
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bicubic import BicubicDownSample
+
+# Smaller differences are what float64 arithmetic leaves of equal pixels.
+ROUNDING = 1e-9
+PERMUTATIONS = 100_000
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """(3, h, w), float64, in [0, 1]."""
+    values = np.array(picture.convert("RGB"), dtype=np.float64) / 255  # (h, w, 3)
+    return torch.from_numpy(values).permute(2, 0, 1)
+
+
+def mean_square(a: Tensor, b: Tensor) -> float:
+    """The mean squared difference of two tensors of one shape; exactly 0 for equal ones."""
+    difference = (a - b).double()
+    return difference.where(difference.abs() > ROUNDING, 0).square().mean().item()
+
+
+def consistency(HR: Tensor, LR: Tensor) -> float:
+    """The L2 of PULSE: the mean squared difference of DS(HR), not clamped, and LR.
+
+    HR (3, S, S), LR (3, h, h). Raises: ValueError, one sentence, where HR is no multiple of LR.
+    """
+    factor = HR.shape[-1] // LR.shape[-1]
+    if HR.shape[-2:] != (factor * LR.shape[-2], factor * LR.shape[-1]) or factor < 2:
+        raise ValueError(
+            f"it is {HR.shape[-1]}×{HR.shape[-2]}, no multiple of the LR's "
+            f"{LR.shape[-1]}×{LR.shape[-2]}"
+        )
+    return mean_square(BicubicDownSample(factor)(HR[None])[0], LR)
+
+
+def psnr(l2: float) -> float:
+    """10·log10(1/L2) in dB; infinite for 0."""
+    return math.inf if l2 == 0 else -10 * math.log10(l2)
+
+
+def rmse(a: Tensor, b: Tensor) -> float:
+    """The root of the mean squared difference."""
+    return math.sqrt(mean_square(a, b))
+
+
+def mean_over_pairs(pictures: Sequence[Image.Image], distance: Callable) -> float | None:
+    """The mean of distance(a, b), of `pixels`, over all pairs of pictures: their diversity.
+
+    None where there is no pair, or `distance` gives None.
+    """
+    found = []
+    for a, b in itertools.combinations(pictures, 2):
+        if (value := distance(pixels(a), pixels(b))) is None:
+            return None
+        found.append(value)
+    return fmean(found) if found else None
+
+
+# ---------------------------------------------------------------- other people's measures
+
+
+class Missing(Exception):
+    """A measure cannot be had here: what is missing, and what to do, as the end of a sentence."""
+
+
+class Borrowed:
+    """A measure of another package. Call it with pictures: a number, or None where it is left out.
+
+    title: as tables show it. least: the smallest side of a picture that it can judge. load: gives
+    the measure, and the name and version of what made it.
+    """
+
+    def __init__(self, title: str, least: int, load: Callable[[], tuple[Callable, str]]):
+        self.title, self.least, self.load = title, least, load
+        self.measure: Callable | None = None
+        self.made_by = ""  # package and version, once it was used
+        self.failure = ""  # why it cannot be used at all
+        self.too_small = self.no_number = 0  # pictures, or pairs, that it could not judge
+
+    def __call__(self, *pictures: Tensor) -> float | None:
+        if min(pictures[0].shape[-2:]) < self.least:
+            self.too_small += 1
+            return None
+        if self.failure:
+            return None
+        try:
+            if self.measure is None:
+                self.measure, self.made_by = self.load()
+            with torch.inference_mode():
+                value = float(self.measure(*(picture[None].float() for picture in pictures)))
+        except Missing as error:
+            self.failure = str(error)
+        except Exception as error:  # another package may break in any way
+            why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
+            self.failure = f"its package or its weights failed ({why}): install them anew"
+        else:
+            if math.isfinite(value):
+                return value
+            self.no_number += 1
+        return None
+
+    @property
+    def left_out(self) -> str:
+        """One sentence on what was not judged, and why; empty where everything was."""
+        if self.failure:
+            return f"{self.title} is left out: {self.failure}."
+        if self.too_small:
+            return f"{self.title} is left out for pictures of less than {self.least} pixels."
+        return f"{self.title} gave no number {self.no_number} times." if self.no_number else ""
+
+
+def ssim() -> Borrowed:
+    """SSIM of two pictures (Wang et al., 2004; Gaussian window of 11 pixels), by torchmetrics."""
+
+    def load():
+        _require_torchmetrics()
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        def measure(a, b):
+            return structural_similarity_index_measure(a, b, data_range=1.0)
+
+        return measure, _version("torchmetrics")
+
+    return Borrowed("SSIM", 11, load)
+
+
+def lpips() -> Borrowed:
+    """LPIPS of two pictures (Zhang et al., 2018; AlexNet), by torchmetrics, where the weights of
+    torchvision's AlexNet lie in torch.hub's cache.
+    """
+
+    def load():
+        _require_torchmetrics()
+        from torchvision.models import AlexNet_Weights
+
+        url = AlexNet_Weights.DEFAULT.url
+        require_file(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/")[-1], url)
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+
+        def measure(a, b):
+            metric.reset()
+            return metric(a, b)
+
+        return measure, f"AlexNet, {_version('torchmetrics')}"
+
+    return Borrowed("LPIPS", 31, load)  # AlexNet's second pooling needs 3×3 of its first
+
+
+def niqe() -> Borrowed:
+    """NIQE of one picture (Mittal et al., 2013), by pyiqa, where its parameters lie in torch.hub's
+    cache.
+    """
+
+    def load():
+        try:
+            import pyiqa
+        except ModuleNotFoundError as error:
+            if error.name != "pyiqa":
+                raise
+            raise Missing("the package pyiqa is not installed (pip install pyiqa)") from None
+        name = "niqe_modelparameters.mat"
+        require_file(
+            Path(torch.hub.get_dir()) / "pyiqa" / name,
+            f"https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/{name}",
+        )
+        return pyiqa.create_metric("niqe", device=torch.device("cpu")), _version("pyiqa")
+
+    return Borrowed("NIQE", 192, load)  # 2×2 blocks of 96 pixels: of one there is no covariance
+
+
+def require_file(path: Path, source: str) -> None:
+    """Raises: Missing, saying where the file belongs and where it is from."""
+    if not path.is_file():
+        raise Missing(f"{path} is missing, and nothing is downloaded: fetch it from {source}")
+
+
+def _require_torchmetrics() -> None:
+    try:
+        import torchmetrics  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "torchmetrics":
+            raise
+        reason = "the package torchmetrics is not installed (pip install torchmetrics)"
+        raise Missing(reason) from None
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} of unknown version"
+
+
+# ---------------------------------------------------------------- how sure a figure is
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share, for n independent trials, n ≥ 1."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # Exactly 0 and 1 at the ends, where rounding would leave a little.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return low, high
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return fmean(values) - half, fmean(values) + half
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a test of difference between groups says."""
+
+    test: str  # its name; empty where nothing could be tested
+    p: float | None
+    words: str
+
+
+def difference_of_shares(counts: Sequence[tuple[int, int]]) -> Difference:
+    """Do groups, (successes, n) each, differ in their shares?
+
+    Pearson's chi-square test where all expected counts are 5 or more; else Fisher's exact test of
+    two groups, or for more a permutation test of chi-square (100,000 permutations, seed 0).
+    """
+    table = np.array([[k, n - k] for k, n in counts], dtype=np.int64)  # (groups, 2)
+    what = "shares within eps"
+    if len(table) < 2:
+        return _nothing(what, "there is one group only")
+    if not table.sum(axis=0).all():
+        return _nothing(what, "all inputs are on one side of eps")
+    from scipy import stats
+
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    if expected.min() >= 5:
+        p = stats.chi2_contingency(table, correction=False).pvalue
+        return _told(what, f"chi-square test, {len(table) - 1} degrees of freedom", p)
+    if len(table) == 2:
+        return _told(what, "Fisher's exact test", stats.fisher_exact(table)[1])
+    draws = np.random.default_rng(0).multivariate_hypergeometric(
+        table.sum(axis=1), table[:, 0].sum(), PERMUTATIONS, method="marginals"
+    )
+
+    def chi_square(successes):  # but for a factor: failures add the same in proportion
+        return ((successes - expected[:, 0]) ** 2 / expected[:, 0]).sum(axis=-1)
+
+    as_far = chi_square(draws) >= chi_square(table[:, 0]) * (1 - 1e-9)
+    p = (as_far.sum() + 1) / (PERMUTATIONS + 1)
+    return _told(what, f"permutation test of chi-square, {PERMUTATIONS:,} permutations, seed 0", p)
+
+
+def difference_of_means(groups: Sequence[Sequence[float]], what: str) -> Difference:
+    """Do groups of values differ? The Kruskal-Wallis test, which asks no distribution of them."""
+    if len(groups) < 2:
+        return _nothing(what, "there is one group only")
+    if len({value for group in groups for value in group}) < 2:
+        return _nothing(what, "all inputs have the same")
+    from scipy.stats import kruskal
+
+    few = ", rough: a group has fewer than 5 inputs" if min(map(len, groups)) < 5 else ""
+    return _told(what, f"Kruskal-Wallis test{few}", kruskal(*groups).pvalue)
+
+
+def _nothing(what: str, why: str) -> Difference:
+    return Difference("", None, f"No test of difference in {what}: {why}.")
+
+
+def _told(what: str, test: str, p: float) -> Difference:
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    verdict = "The groups differ" if p < 0.05 else "No difference between the groups was shown"
+    return Difference(test, float(p), f"{verdict} in {what} ({test}; {shown}).")

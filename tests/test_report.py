@@ -1,0 +1,563 @@
+"""report.py: the page in a real Chromium, and what is written without one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+import threading
+import time
+import weakref
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from report import Card, curve_drawing, write_report
+
+HOSTILE = (
+    "<script>window.broken = 1</script>\"'><img src=x onerror='window.broken = 1'> &amp; {{table}}"
+)
+# Keys, as the WebDriver standard numbers them.
+TAB, ENTER, PAGE_DOWN, END, HOME = "\ue004", "\ue007", "\ue00f", "\ue010", "\ue011"
+LEFT, RIGHT, DOWN = "\ue012", "\ue014", "\ue015"
+LONG = "a_name_without_any_place_to_break_it_" * 6
+TABLE = [["", "pictures", "within eps", "said of it"], ["PULSE", "8", "50 %", "a word"]]
+
+
+def face(seed: int, side: int) -> Image.Image:
+    """Something like a face: an oval with eyes and mouth before a soft ground, without noise."""
+    ground = ((seed * 37) % 256, (seed * 59 + 80) % 256, (seed * 83 + 160) % 256)
+    picture = Image.new("RGB", (256, 256), ground)
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((60, 30, 196, 226), fill=(150 + seed % 90, 110 + seed % 70, 90 + seed % 50))
+    draw.pieslice((50, 10, 206, 200), 180, 360, fill=(seed * 11 % 90, seed * 7 % 60, 30))
+    for x in (98, 158):
+        draw.ellipse((x - 14, 108, x + 14, 124), fill="white")
+        draw.ellipse((x - 7, 109, x + 7, 123), fill=(40, 60 + seed % 60, 70))
+    draw.arc((96, 150, 160, 196), 20, 160, fill=(150, 50, 60), width=8)
+    return picture.filter(ImageFilter.GaussianBlur(1.5)).resize((side, side), Image.BICUBIC)
+
+
+def card(number: int, name: str = "", **changes) -> Card:
+    """Even numbers are within eps; the higher the number, the lower L2 and the more seconds."""
+    fields = {
+        "name": name or f"face_{number}",
+        "lr": face(number, 16),
+        "hr": face(number, 64),
+        "l2": (20 - number) / 10_000,
+        "eps": 0.002,
+        "within_eps": number % 2 == 0,
+        "seed": number,
+        "seconds": number + 0.5,
+        "curve": [0.1 / (step + 1) for step in range(20)],
+        "group": "",
+    }
+    return Card(**{**fields, **changes})
+
+
+def written(folder, cards, name="report.html", table=TABLE, notes=("a note",), title="A run"):
+    path = folder / name
+    write_report(path, title, table, list(notes), cards)
+    return path
+
+
+def embedded(page: str) -> list[Image.Image]:
+    """The pictures that a page holds, in its order."""
+    found = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
+
+
+# ------------------------------------------------------------ what is written
+
+
+def test_input_pixels_are_exact_and_the_result_says_that_it_is_imaginary(tmp_path):
+    lr, small, large = face(1, 16), face(2, 64), face(3, 512)
+    small.info = {"icc_profile": b"of another", "exif": b"Exif\0\0place", "comment": b"home"}
+    cards = [card(0, lr=lr, hr=small), card(1, lr=lr, hr=large)]
+    shown = embedded(written(tmp_path, cards).read_text(encoding="utf-8"))
+    assert [picture.format for picture in shown] == ["PNG", "PNG", "PNG", "WEBP"]
+    assert shown[0].tobytes() == lr.tobytes() and shown[1].tobytes() == small.tobytes()
+    assert "does not exist" in shown[1].info["Description"]
+    for result in (shown[1], shown[3]):
+        assert "trainedAlgorithmicMedia" in str(result.info)
+        assert not result.getexif() and "icc_profile" not in result.info
+
+
+def test_fifty_pictures_of_512_pixels_stay_far_below_15_MB(tmp_path):
+    grain = Image.effect_noise((512, 512), 32).convert("RGB")  # skin and hair are not smooth
+    faces = [Image.blend(face(i, 512), grain, 0.15) for i in range(5)]
+    cards = (card(i, hr=faces[i % 5], curve=[0.1] * 1000) for i in range(50))
+    assert written(tmp_path, cards).stat().st_size < 6e6
+
+
+def test_a_card_is_let_go_before_the_next_is_taken(tmp_path):
+    seen = []
+
+    def cards():
+        for i in range(20):
+            assert all(earlier() is None for earlier in seen[:-1])
+            one = card(i)
+            seen.append(weakref.ref(one))
+            yield one
+            del one
+
+    written(tmp_path, cards())
+    assert len(seen) == 20
+
+
+def test_a_run_that_breaks_off_leaves_the_earlier_report_and_nothing_else(tmp_path):
+    path = written(tmp_path, [card(0)])
+    before = path.read_bytes()
+
+    def cards():
+        yield card(1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        written(tmp_path, cards())
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_an_OSError(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError):
+        written(tmp_path / "file", [card(0)])
+
+
+# ------------------------------------------------------------ the curve
+
+
+def drawn(curve, eps=0.01):
+    """The SVG of a curve, the path of its line and the height of its dashed line."""
+    svg = ElementTree.fromstring(curve_drawing(curve, eps, 1))
+    path = {one.get("class"): one.get("d") for one in svg.iter("path")}
+    return svg, path["line"], float(path["eps"].split()[1].split("H")[0])
+
+
+def test_the_curve_is_logarithmic_and_eps_stands_where_its_value_is():
+    _, line, eps = drawn([0.1, 0.01, 0.001])
+    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line)
+    (x0, y0), (x1, y1), (x2, y2) = ([float(figure) for figure in point] for point in points)
+    assert x1 - x0 == pytest.approx(x2 - x1) and x0 < x1
+    assert y1 - y0 == pytest.approx(y2 - y1) and y0 < y1 == eps
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_a_missing_step_is_a_gap_and_no_number_that_is_none(missing):
+    svg, line, _ = drawn([0.1, 0.05, missing, 0.02, missing, 0.01, 0.005])
+    assert [len(re.findall("L", part)) for part in line.split("M")[1:]] == [1, 0, 1]
+    assert not re.search("nan|inf|None", ElementTree.tostring(svg, "unicode"))
+    assert "lowest 0.00500 at step 6" in svg.find("desc").text
+
+
+@pytest.mark.parametrize(
+    "curve", [[0.0], [0.0, 0.0], [0.1, 0.0], [1e-300, 1e300], [5.0], [0.002] * 3, [0.3] * 100_000]
+)
+def test_any_curve_stays_inside_its_drawing_and_is_short(curve):
+    svg, line, eps = drawn(curve)
+    _, _, width, height = map(float, svg.get("viewBox").split())
+    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line)
+    assert all(0 < float(x) < width and 0 < float(y) < height for x, y in points)
+    assert 1 <= len(points) <= 302 and 0 < eps < height
+    labels = [text.text for text in svg.iter("text") if text.get("text-anchor") == "end"]
+    assert len(labels) - 1 >= 2  # two decades have a figure, besides the last step
+
+
+@pytest.mark.parametrize("curve", [[], [None, None], [math.nan]])
+def test_without_any_figure_there_is_a_sentence(curve):
+    assert "no L2" in curve_drawing(curve, 0.002, 1)
+
+
+# ------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """One headless Chromium for all tests, which can reach nothing but this machine."""
+    program = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        name = "Chromium" if program is None else "chromedriver"
+        pytest.skip(f"no {name} is installed (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (PyPI)")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "localhost,127.0.0.1")  # selenium would ask a proxy for itself
+        browser = webdriver.Chrome(options=options, service=Service(driver))
+        yield browser
+        browser.quit()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Eight pictures: groups, a hostile name, a seed of 63 bits, curves with gaps and without."""
+    cards = [card(i, group=f"group {'ab'[i // 4 % 2]}") for i in (10, 9, 2, 1, 3, 5)]
+    cards[2].curve = [0.1, None, math.nan, 0.01]
+    last = card(4, name="Zoë", curve=[], seed=2**63 - 1)
+    hostile = card(6, name=HOSTILE, group=HOSTILE, l2=math.nan, within_eps=False)
+    table = [[*TABLE[0], HOSTILE], [*TABLE[1], HOSTILE]]
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, HOSTILE, table, [HOSTILE], [*cards, last, hostile])
+    return path
+
+
+def opened(chromium, path, width=1280, height=900, media="screen", **features):
+    """The page, fresh, at that size; features are of CSS, such as prefers_color_scheme. Returns
+    what runs a script in it.
+    """
+    chromium.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+    )
+    named = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": named})
+    chromium.get(path.as_uri())
+    return chromium.execute_script
+
+
+def press(chromium, *keys):
+    """Type, with whatever has the focus."""
+    for key in keys:
+        chromium.switch_to.active_element.send_keys(key)
+
+
+def names(run) -> list[str]:
+    """Of the cards that are seen, in their order."""
+    return run(
+        "return [...document.querySelectorAll('.card')].filter(card => card.offsetHeight)"
+        ".map(card => card.querySelector('h3').textContent)"
+    )
+
+
+def told(run) -> str:
+    """What a screen reader is told about what is shown."""
+    return run("return document.querySelector('[role=status][aria-live=polite]').textContent")
+
+
+def red_share(chromium) -> float:
+    """How much of the first picture is red, looked at above its knob and labels."""
+    box = chromium.find_element("css selector", ".pair").screenshot_as_png
+    pixels = Image.open(io.BytesIO(box)).convert("RGB")
+    row = [pixels.getpixel((x, pixels.height // 5)) for x in range(pixels.width)]
+    return sum(red > 200 and blue < 60 for red, _, blue in row) / len(row)
+
+
+def test_opens_and_works_without_a_console_message_or_a_request(chromium, report):
+    chromium.get_log("browser"), chromium.get_log("performance")
+    run = opened(chromium, report)
+    run("document.querySelector('[type=search]').focus()")
+    press(chromium, "face", ENTER)
+    run("document.querySelector('.card input').focus()")
+    press(chromium, RIGHT)
+    run("document.querySelector('[type=reset]').click()")
+    run("for (const card of document.querySelectorAll('.card')) card.scrollIntoView()")
+    events = [json.loads(e["message"])["message"] for e in chromium.get_log("performance")]
+    asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    # Its first empty tab is Chromium's own, and may still be loading.
+    urls = [e["request"]["url"] for e in asked if not e["documentURL"].startswith("chrome:")]
+    assert [url for url in urls if not url.startswith("data:")] == [report.as_uri()]
+    assert chromium.get_log("browser") == []
+
+
+def test_the_page_cannot_ask_even_if_a_script_wants_to(chromium, report):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        log_message = do_POST = do_GET
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    run = opened(chromium, report)
+    blocked = run(
+        """
+        const url = arguments[0], blocked = [], named = e => blocked.push(e.effectiveDirective);
+        document.addEventListener("securitypolicyviolation", named);
+        const image = document.body.appendChild(new Image());
+        image.src = url;
+        document.body.insertAdjacentHTML("beforeend", "<p style='color: red' onclick='0'>");
+        const script = document.createElement("script");
+        script.text = "window.broken = 1";
+        document.body.append(script);
+        return fetch(url).catch(() => new Promise(then => setTimeout(() => then(blocked), 100)));
+        """,
+        f"http://127.0.0.1:{server.server_port}/",
+    )
+    server.shutdown()
+    server.server_close()
+    expected = {"img-src", "connect-src", "style-src-attr", "script-src-attr", "script-src-elem"}
+    assert set(blocked) == expected and not asked and not run("return window.broken")
+    chromium.get_log("browser")
+
+
+def test_names_are_text_whatever_they_hold(chromium, report):
+    run = opened(chromium, report)
+    assert not run("return window.broken")
+    for selector in ("h1", "thead th:last-child", "td:last-child", ".notes li"):
+        assert run("return document.querySelector(arguments[0]).textContent", selector) == HOSTILE
+    found = run(
+        """
+        const card = [...document.querySelectorAll(".card")].find(c => c.dataset.group);
+        const options = Array.from(document.querySelector("[name=group]"), o => o.textContent);
+        return [document.title, card.querySelector("h3").textContent, card.dataset.group,
+                options.find(text => text[0] === "<"), card.querySelector("input").ariaLabel];
+        """
+    )
+    assert found == [*[HOSTILE] * 4, f"Input over result, {HOSTILE}"]
+    assert run("return document.querySelectorAll('script, img[src=x]').length") == 1
+
+
+def test_keys_move_the_slider_and_what_is_seen_of_the_input(chromium, tmp_path):
+    red, blue = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (64, 64), "blue")
+    run = opened(chromium, written(tmp_path, [card(1, lr=red, hr=blue), card(2)]))
+    slider = chromium.find_element("css selector", ".card input")
+    run("arguments[0].focus()", slider)
+    assert red_share(chromium) == pytest.approx(0.5, abs=0.02)
+    for key, value in ((HOME, 0), (END, 100), (LEFT, 99), (PAGE_DOWN, 89), (RIGHT, 90)):
+        press(chromium, key)
+        assert red_share(chromium) == pytest.approx(value / 100, abs=0.02)
+        said = slider.get_attribute("aria-valuetext")
+        assert said == f"{value} % input, {100 - value} % result"
+    other = run("return document.querySelectorAll('.pair')[1].style.getPropertyValue('--cut')")
+    assert other == "50%"
+
+
+def test_a_click_moves_the_edge_to_where_it_was(chromium, tmp_path):
+    from selenium.webdriver import ActionChains
+
+    red, blue = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (64, 64), "blue")
+    opened(chromium, written(tmp_path, [card(1, lr=red, hr=blue)]))
+    pair = chromium.find_element("css selector", ".pair")
+    width = pair.rect["width"]
+    for share in (0.05, 0.8):
+        at = round((share - 0.5) * width)
+        ActionChains(chromium, 0).move_to_element_with_offset(pair, at, 0).click().perform()
+        assert red_share(chromium) == pytest.approx(share, abs=0.025)
+
+
+def accessible(chromium) -> list[tuple]:
+    """Role, name, description and value of everything that a screen reader is given."""
+    nodes = chromium.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    keys = ("role", "name", "description", "value")
+    return [
+        tuple(str(node.get(key, {}).get("value", "")).strip() for key in keys) for node in nodes
+    ]
+
+
+def test_a_reader_of_the_screen_is_told_what_is_there(chromium, report):
+    opened(chromium, report)
+    curve = "0.10000 at step 0, lowest 0.01000 at step 3, 0.01000 at step 3; eps is 0.002."
+    expected = {
+        ("region", "Summary", "", ""),
+        ("searchbox", "Name contains", "", ""),
+        *(("radio", name, "", "") for name in ("all", "within eps", "outside eps")),
+        ("combobox", "Group", "", "all groups"),
+        ("combobox", "Sort by", "", "name"),
+        ("article", "face_2", "", ""),
+        ("slider", "Input over result, face_2", "", "50"),
+        ("image", "Input: 16×16 pixels, enlarged", "", ""),
+        ("image", "Result: an imaginary face", "", ""),
+        ("image", "L2 over the steps, on a logarithmic scale", curve, ""),
+    }
+    until = time.monotonic() + 10  # the tree is made when Chromium finds the time
+    while (missing := expected - set(accessible(chromium))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not missing
+
+
+def test_cards_are_sorted_by_the_keyboard_and_it_is_told(chromium, report):
+    run = opened(chromium, report)
+    by_number = [f"face_{i}" for i in (1, 2, 3)] + ["Zoë"] + [f"face_{i}" for i in (5, 9, 10)]
+    faces = [name for name in by_number if name != "Zoë"]
+    assert names(run) == [HOSTILE, *faces, "Zoë"]
+    assert told(run) == "8 of 8 shown, by name"
+    run("document.querySelector('[name=sort]').focus()")
+    orders = {
+        "L2, lowest first": [*by_number[::-1], HOSTILE],  # whose L2 is no number
+        "L2, highest first": [*by_number, HOSTILE],
+        "seconds, fewest first": [*by_number[:5], HOSTILE, *by_number[5:]],
+        "seconds, most first": [*by_number[5:][::-1], HOSTILE, *by_number[:5][::-1]],
+        "seed": [*faces[:4], HOSTILE, *faces[4:], "Zoë"],
+    }
+    for order, expected in orders.items():
+        press(chromium, DOWN)
+        assert (told(run), names(run)) == (f"8 of 8 shown, by {order}", expected)
+
+
+def test_filters_by_verdict_group_and_name_hide_the_others_and_it_is_told(chromium, report):
+    run = opened(chromium, report)
+    run("document.querySelector('[value=all]').focus()")
+    press(chromium, RIGHT)
+    assert names(run) == ["face_2", "face_10", "Zoë"]
+    assert told(run) == "3 of 8 shown, by name"
+    press(chromium, RIGHT)
+    assert names(run) == [HOSTILE, "face_1", "face_3", "face_5", "face_9"]
+    run("document.querySelector('[name=group]').focus()")
+    press(chromium, "group a")
+    assert names(run) == ["face_1", "face_3", "face_9"]
+    run("document.querySelector('[name=search]').focus()")
+    press(chromium, "E_3")
+    assert names(run) == ["face_3"]
+    press(chromium, "?")
+    assert names(run) == [] and told(run).startswith("0 of 8 shown")
+    press(chromium, *[TAB] * 4, ENTER)  # on to the button that the empty list has
+    chromium.execute_async_script("setTimeout(arguments[0])")
+    assert told(run) == "8 of 8 shown, by name" and len(names(run)) == 8
+
+
+def test_a_name_is_found_however_its_accents_are_encoded(chromium, report):
+    run = opened(chromium, report)
+    run("document.querySelector('[name=search]').focus()")
+    press(chromium, "ZOE\u0308")
+    assert names(run) == ["Zoë"]
+
+
+RING = """
+const a = document.activeElement;
+return getComputedStyle(a.closest(".pair, .choice label") ?? a).outlineStyle;
+"""
+
+
+def test_tab_reaches_everything_in_the_order_of_the_page_and_shows_where_it_is(chromium, report):
+    run = opened(chromium, report)
+    run("document.body.tabIndex = -1; document.body.focus()")
+    seen = []
+    for _ in range(8):
+        press(chromium, TAB)
+        seen.append(run("const a = document.activeElement; return a.className || a.name"))
+        assert run(RING) == "solid", seen[-1]
+    assert seen[:6] == ["skip", "table", "search", "verdict", "group", "sort"]
+    assert run("return document.activeElement.type") == "range"
+
+
+def test_a_phone_needs_no_horizontal_scrolling_and_long_names_wrap(chromium, tmp_path):
+    many = [card(i, name=LONG, group=LONG, seed=2**63 - i) for i in (1, 2)]
+    table = [["", *["a wide column"] * 9], ["PULSE", *["0.00123 (0.00100 to 0.00200)"] * 9]]
+    path = written(tmp_path, many, table=table, notes=[LONG], title=LONG)
+    run = opened(chromium, path, width=360, height=800)
+    assert run("return document.scrollingElement.scrollWidth") <= 360
+    run("document.documentElement.classList.remove('js')")  # and side by side
+    assert run("return document.scrollingElement.scrollWidth") <= 360
+    assert run("const t = document.querySelector('.table'); return t.scrollWidth > t.clientWidth")
+    assert run("const h = document.querySelector('h3'); return h.scrollWidth <= h.clientWidth")
+    assert chromium.find_element("css selector", "h3").rect["height"] > 60
+
+
+TEXTS = "h1, .imaginary, th, td, .notes li, #controls label, legend, [type=search], select, #shown"
+TEXTS += ", h3, .verdict, dt, dd, .missing, .curve text, footer, #nothing button"
+CONTRASTS = """
+const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+const light = colour => {
+  const linear = c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const [r, g, b] = channels(colour).map(c => linear(c / 255));
+  return .2126 * r + .7152 * g + .0722 * b;
+};
+document.getElementById("nothing").hidden = false;
+return [...document.querySelectorAll(arguments[0])].map(element => {
+  const style = getComputedStyle(element);
+  let behind = element;
+  while (channels(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+  const ink = light(element.closest("svg") ? style.fill : style.color);
+  const ground = light(getComputedStyle(behind).backgroundColor);
+  const [low, high] = [ink, ground].sort((a, b) => a - b);
+  return [(high + .05) / (low + .05), element.outerHTML.slice(0, 80)];
+});
+"""
+
+
+def test_dark_mode_is_dark_and_text_has_contrast_in_both(chromium, report):
+    grounds = []
+    for scheme in ("light", "dark"):
+        run = opened(chromium, report, prefers_color_scheme=scheme)
+        grounds.append(run("return getComputedStyle(document.body).backgroundColor"))
+        contrasts = run(CONTRASTS, TEXTS)
+        assert len(contrasts) > 80
+        assert min(contrasts)[0] >= 4.5, (scheme, min(contrasts))
+    light, dark = (sum(map(int, re.findall(r"\d+", ground)[:3])) for ground in grounds)
+    assert light > 720 and dark < 100
+
+
+def test_nothing_moves_where_motion_is_not_wanted(chromium, report):
+    running = """
+    return [...document.querySelectorAll("*")].map(e => getComputedStyle(e)).filter(s =>
+      s.transitionDuration !== "0s" || s.animationName !== "none" || s.scrollBehavior !== "auto"
+    ).length
+    """
+    assert opened(chromium, report, prefers_reduced_motion="reduce")(running) == 0
+    assert opened(chromium, report, prefers_reduced_motion="no-preference")(running) > 0
+
+
+def test_on_paper_both_pictures_stand_side_by_side_in_ink_on_white(chromium, report):
+    run = opened(chromium, report, media="print", prefers_color_scheme="dark")
+    left, right = (
+        run(f"return document.querySelector('.{part} img').getBoundingClientRect()")
+        for part in ("input", "result")
+    )
+    assert left["right"] <= right["left"] and left["width"] > 50
+    for gone in ("#controls", "#shown", ".pair input"):
+        assert run(f"return getComputedStyle(document.querySelector('{gone}')).display") == "none"
+    assert run("return getComputedStyle(document.querySelector('.input')).clipPath") == "none"
+    ground = run("return getComputedStyle(document.body).backgroundColor")
+    assert min(map(int, re.findall(r"\d+", ground)[:3])) > 240
+
+
+def test_without_scripts_both_pictures_are_seen_and_no_dead_control(chromium, report):
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        run = opened(chromium, report)
+        parts = (".input img", ".result img", "#controls", ".pair input")
+        box = "return document.querySelector(arguments[0]).getBoundingClientRect()"
+        left, right, controls, slider = (run(box, part) for part in parts)
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert 0 < left["right"] <= right["left"] and right["width"] > 100
+    assert controls["width"] == slider["width"] == 0
+
+
+def test_without_pictures_table_or_notes_the_page_says_so_and_has_no_controls(chromium, tmp_path):
+    run = opened(chromium, written(tmp_path, [], table=[], notes=()))
+    assert "There are no pictures." in run("return document.querySelector('main').innerText")
+    assert run("return document.querySelector('#controls').offsetHeight") == 0
+    assert "Summary" not in run("return document.body.innerText")
+    assert chromium.get_log("browser") == []
+
+
+def test_without_groups_there_is_no_choice_of_groups(chromium, tmp_path):
+    run = opened(chromium, written(tmp_path, [card(1), card(2)]))
+    assert run("return document.querySelector('[name=group]').offsetHeight") == 0
+    assert run("return document.querySelector('[name=sort]').offsetHeight") > 0
+
+
+def test_a_line_at_the_top_says_that_nobody_is_shown(chromium, report):
+    run = opened(chromium, report, width=360, height=800)
+    line = chromium.find_element("css selector", "header .imaginary")
+    for words in ("do not exist", "imaginary", "nobody can be identified"):
+        assert words in line.text
+    assert line.rect["y"] + line.rect["height"] < run("return innerHeight")
