@@ -2,14 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo_run
 
-.PHONY: demo test lint stress clean
+.PHONY: demo bench test lint stress clean
 
 # A photograph in, imaginary faces out: ends by saying where the picture is that shows them.
 demo: .venv/installed
 	$(BIN)/python demo/photograph.py $(RUN)/photographs
 	$(BIN)/python align_face.py -input_dir $(RUN)/photographs -output_dir $(RUN)/input -output_size 16
 	$(BIN)/python run.py -input_dir $(RUN)/input -output_dir $(RUN)/results -generator demo \
-	  -duplicates 4 -seed 0 -sheet -overwrite
+	  -duplicates 4 -seed 0 -sheet -animation gif -overwrite
+
+# How fast a search is here; let nothing else run. Ten minutes on two cores.
+bench: .venv/installed
+	$(BIN)/python bench.py
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -21,6 +25,7 @@ lint: .venv/installed
 # Time and memory, printed: figures, not tests. Then the tests that take minutes each.
 stress: .venv/installed
 	$(BIN)/python tests/stress.py
+	$(BIN)/python tests/stress_evaluate.py
 	$(BIN)/python -m pytest -m slow
 
 clean:

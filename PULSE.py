@@ -18,11 +18,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from accelerate import Accelerator
 from generators import Generator, load_generator
+from latents import Latent, draw, read_latent, redraw, starting_point
 from loss import LossBuilder
 from settings import Settings, require_seed
 from SphericalOptimizer import SphericalOptimizer
@@ -61,27 +64,6 @@ def lr_multiplier(schedule: str, step: int, steps: int) -> float:
     return 1 / 10 + (step - ramp) / (0.1 * steps) * (1 / 1000 - 1 / 10)
 
 
-def starting_point(
-    generator: Generator, settings: Settings, seed: int
-) -> tuple[Tensor, list[Tensor]]:
-    """v (1, L, d), or (1, 1, d) with tile_latent, and L noise maps (1, 1, r, r) of one picture, on
-    the CPU.
-
-    Drawn in this order from one CPU generator, so that one seed starts at one point on every
-    device; a zeroed layer draws nothing.
-    """
-    random = torch.Generator().manual_seed(seed)
-    rows = 1 if settings.tile_latent else generator.num_layers
-    v = torch.randn(1, rows, generator.dlatent_size, generator=random)
-    noise = []
-    roles = settings.noise_roles(generator.num_layers)
-    for role, size in zip(roles, generator.synthesis.layer_sizes, strict=True):
-        shape = (1, 1, size, size)
-        drawn = torch.zeros(shape) if role == "zero" else torch.randn(shape, generator=random)
-        noise.append(drawn)
-    return v, noise
-
-
 class Walk:
     """The search for the pictures of one batch, which share nothing but the arithmetic; it moves by
     `step()`.
@@ -98,10 +80,9 @@ class Walk:
         self.noise = [
             torch.cat(maps).to(device) for maps in zip(*(noise for _, noise in starts), strict=True)
         ]
-        searched = [self.v]
-        for role, maps in zip(settings.noise_roles(generator.num_layers), self.noise, strict=True):
-            if role == "trainable":
-                searched.append(maps.requires_grad_())
+        roles = settings.noise_roles(generator.num_layers)
+        self.searched = [layer for layer, role in enumerate(roles) if role == "trainable"]
+        searched = [self.v, *(self.noise[layer].requires_grad_() for layer in self.searched)]
         optimiser, options = OPTIMISERS[settings.opt_name]
         self.optimiser = SphericalOptimizer(
             optimiser, searched, lr=settings.learning_rate, **options
@@ -121,7 +102,10 @@ class Walk:
             "GEOCROSS": torch.full((B,), torch.nan, device=device),
             "step": torch.full((B,), -1, device=device),
             "within": torch.zeros(B, dtype=torch.bool, device=device),
+            "w": torch.zeros_like(self.v, requires_grad=False),
+            **{layer: torch.zeros_like(self.noise[layer]).detach() for layer in self.searched},
         }
+        self.iterate = self.best["HR"], self.best["LR"]  # the last one judged, not clamped
 
     def step(self) -> dict[str, Tensor]:
         """Judge the present iterate, then move, unless it is the last.
@@ -132,10 +116,10 @@ class Walk:
         last = self.steps_done + 1 == self.settings.steps
         with torch.set_grad_enabled(not last):
             w = self.generator.w_of(self.v)
-            layers = w.expand(-1, self.generator.num_layers, -1)  # (B, L, d)
-            HR = (self.generator.synthesis(layers, self.noise) + 1) / 2
+            HR = draw(self.generator, w, self.noise)
             total, terms = self.loss(w, HR)
-        self._keep_best(total.detach(), HR.detach(), terms)
+        self.iterate = HR.detach(), terms["LR"].detach()
+        self._keep_best(total.detach(), HR.detach(), w.detach(), terms)
         if not last:
             self.optimiser.zero_grad()
             total.sum().backward()
@@ -146,7 +130,7 @@ class Walk:
         return {name: values.detach() for name, values in figures.items()}
 
     @torch.no_grad()
-    def _keep_best(self, total: Tensor, HR: Tensor, terms: dict[str, Tensor]) -> None:
+    def _keep_best(self, total: Tensor, HR: Tensor, w: Tensor, terms: dict[str, Tensor]) -> None:
         """Per picture: an iterate within eps beats all that are not; of two alike the lower total,
         the earlier on a tie.
         """
@@ -162,6 +146,8 @@ class Walk:
             "GEOCROSS": terms["GEOCROSS"],
             "step": torch.full_like(best["step"], self.steps_done),
             "within": within,
+            "w": w,
+            **{layer: self.noise[layer].detach() for layer in self.searched},
         }
         for name, value in present.items():
             chosen = better.view(-1, *[1] * (value.ndim - 1))
@@ -172,6 +158,14 @@ class Walk:
         clamped to [0, 1], on the CPU.
         """
         return self.best["HR"].clamp(0, 1).cpu(), self.best["LR"].clamp(0, 1).cpu()
+
+    def latents(self) -> list[Latent]:
+        """What the best so far were drawn from, one Latent per picture."""
+        parts = {name: self.best[name].to("cpu", copy=True) for name in ("w", *self.searched)}
+        return [
+            Latent(parts["w"][i], {layer: parts[layer][i, 0] for layer in self.searched})
+            for i in range(len(self.seeds))
+        ]
 
     def results(self) -> list[Result]:
         """The figures of the best so far, one per picture."""
@@ -209,6 +203,17 @@ class Search:
                 yield torch.cat(HR), torch.cat(LR)
 
     @property
+    def iterates(self) -> tuple[Tensor, Tensor]:
+        """The present iterates, for an `on_step`: HR and LR as they are yielded."""
+        HR, LR = zip(*(walk.iterate for walk in self.walks), strict=True)
+        return torch.cat(HR).clamp(0, 1).cpu(), torch.cat(LR).clamp(0, 1).cpu()
+
+    @property
+    def latents(self) -> list[Latent]:
+        """What the best so far were drawn from, one Latent per picture."""
+        return [latent for walk in self.walks for latent in walk.latents()]
+
+    @property
     def results(self) -> list[Result]:
         """What was reached so far, one Result per picture."""
         return [result for walk in self.walks for result in walk.results()]
@@ -235,10 +240,12 @@ class PULSE:
     """A generator on a device, ready to search.
 
     generator: `ffhq`, `demo` or the path of a weight file. device: `auto`, `cuda`, `mps` or `cpu`.
-    cache_dir: where weights and prior fits are kept.
+    cache_dir: where weights, prior fits and compiled code are kept. compile: `auto`, `on` or `off`.
+    precision: `float32`, `tf32` or `bfloat16`, of the network's convolutions; None is PyTorch's own
+    choice (accelerate.py). `formulation` is what the last search was computed with.
 
     Raises: GeneratorError where no generator can be had under that name; ValueError for a device
-    that is not there.
+    that is not there, or an unknown `compile` or `precision`.
     """
 
     def __init__(
@@ -246,9 +253,22 @@ class PULSE:
         generator: str | os.PathLike = "ffhq",
         device: str = "auto",
         cache_dir: str | os.PathLike = "cache",
+        compile: str = "auto",
+        precision: str | None = None,
     ):
         self.device = choose_device(device)
         self.generator = load_generator(generator, cache_dir).to(self.device)
+        self._accelerator = Accelerator(
+            self.generator.synthesis, Path(cache_dir), compile, precision
+        )
+        self.precision = self._accelerator.precision
+        self.formulation = "plain"
+
+    def accelerate(self, steps: int, like: str | None = None) -> None:
+        """Compute the generator's pictures in the form that is best for searches of `steps`, or
+        `like` an earlier one.
+        """
+        self.formulation, self.generator.synthesize = self._accelerator.choose(steps, like)
 
     def __call__(
         self,
@@ -292,7 +312,18 @@ class PULSE:
             raise ValueError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
         for each in seeds:
             require_seed(each)
+        self.accelerate(settings.steps)
         return Search(self.generator, ref_im, settings, seeds, save_intermediate, on_step)
+
+    def render(self, file: str | os.PathLike) -> Tensor:
+        """The picture of a latent file that `run.py -save_latent` wrote: HR (1, 3, S, S) in [0, 1],
+        on the CPU. On a CPU it is the search's own to the last bit, with as many threads.
+
+        Raises: latents.LatentError for a file that cannot be used, or is of another generator.
+        """
+        record = read_latent(file)[1]
+        self.accelerate(record["settings"]["steps"], record.get("formulation"))
+        return redraw(self.generator, file)
 
 
 def require_lr_size(width: int, height: int, resolution: int) -> None:

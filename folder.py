@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import math
 import os
-import platform
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from animation import KINDS, Film, write_animation
 from commandline import Progress, Unusable, shown
 from generators import GeneratorError
 from images import PictureError, read_picture, to_tensor
+from latents import Latent
 from locks import try_lock
 from PULSE import PULSE, Result, require_lr_size
 from records import (
-    VERSION,
     Changed,
     Job,
     all_jobs,
     all_records,
     clashes,
+    curves,
+    new_record,
     pixels_sha256,
+    plain,
     require_same_settings,
     write_intermediates,
     write_result,
@@ -71,8 +74,11 @@ class Found:
     """The best attempt for a job so far."""
 
     HR: Tensor
+    LR: Tensor
     result: Result
-    curve: dict[str, list[float]]
+    latent: Latent
+    curve: dict[str, list]
+    film: Film | None
     seconds: float
 
 
@@ -84,20 +90,24 @@ class Run:
     def __init__(self, args, settings: Settings, pictures: list[Path], workers: Alone):
         self.args, self.settings, self.workers = args, settings, workers
         self.report = Report()
-        self.progress = Progress(0, silent=workers.rank > 0)
+        self.progress = self.new_progress(0)
         for picture, reason in clashes(pictures).items():
             if workers.rank == 0:
                 self.refuse(picture, reason)
         rivals = clashes(pictures)
         pictures = [picture for picture in pictures if picture not in rivals]
         self.jobs = all_jobs(pictures, args.duplicates, args.output_dir)
+        self.counting = threading.Lock()
         self.kept: dict[str, str] = {}  # name of a finished result → SHA-256 of its input
+
+    def new_progress(self, total: int) -> Progress:
+        return Progress(total, "face", silent=self.workers.rank > 0, quiet=self.args.quiet)
 
     def refuse(self, picture: Path, reason: str) -> None:
         """Name a picture that cannot be done, once, and go on."""
         if str(picture) not in self.report.refused:
             self.report.refused[str(picture)] = reason
-            self.progress.say(f"refused: {shown(picture)}: {reason}")
+            self.progress.error(f"refused: {shown(picture)}: {reason}")
 
     # ------------------------------------------------------------ before the work
 
@@ -131,17 +141,14 @@ class Run:
             torch.set_num_threads(self.args.threads)
         if self.workers.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
             device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        args = self.args
+        self.model = load_model(
+            args.generator, device, args.cache_dir, args.compile, args.precision
+        )
         try:
-            self.model = PULSE(self.args.generator, device, self.args.cache_dir)
             self.settings.noise_roles(self.model.generator.num_layers)
-        except (GeneratorError, ValueError) as error:
-            lines = map(shown, str(error).splitlines())  # a download tells each source in its own
-            raise Unusable("\n".join(lines)) from None
-        except OSError as error:  # of the prior fit that is kept there
-            raise Unusable(
-                f"-cache_dir {shown(self.args.cache_dir)} cannot be written ({error.strerror}): "
-                f"give another folder"
-            ) from None
+        except ValueError as error:
+            raise Unusable(shown(str(error))) from None
 
     def all_settings(self) -> dict:
         """Everything that a result depends on but its pixels, as records hold it."""
@@ -149,11 +156,14 @@ class Run:
             **dataclasses.asdict(self.settings.resolved(self.model.generator.num_layers)),
             "seed": self.args.seed,
             "retries": self.args.retries,
+            "precision": self.model.precision,
             "generator_sha256": self.model.generator.sha256,
         }
 
     def look_through(self) -> None:
-        """Which results are there. Raises: Changed where one was made with other settings."""
+        """Which results are there, with all that is asked for. Raises: Changed where one was made
+        with other settings.
+        """
         if self.args.overwrite:
             return
         settings = self.all_settings()
@@ -162,22 +172,47 @@ class Run:
             # what -strict would not have written is no result
             if record is not None and (record["within_eps"] or not self.args.strict):
                 require_same_settings(job.existing(), record, settings)
-                self.kept[job.name] = record["input"].get("pixels_sha256")
+                if self.is_complete(job, record):
+                    self.kept[job.name] = record["input"].get("pixels_sha256")
+
+    def is_complete(self, job: Job, record: dict) -> bool:
+        """Whether latent file and animation are there where they are asked for: only a search, the
+        same one, can make them.
+        """
+        animation, latent = self.args.animation, self.args.save_latent
+        return (not animation or job.animation(animation).exists()) and (
+            not latent or job.has_latent_of(record)
+        )
 
     # ------------------------------------------------------------ the work
 
     def work(self) -> None:
         """Claim and do pieces of work until there are none; what a picture runs into ends that
         picture only.
+
+        The next pieces are read, and the last results written, while the present ones are searched.
         """
-        size = self.args.batch_size
         self.progress.close()
         left = len(self.jobs) - len(self.kept)
-        self.progress = Progress(left, "face", silent=self.workers.rank > 0)
+        self.progress = self.new_progress(left)
+        written: list[Future] = []
         try:
-            while (first := self.workers.claim() * size) < len(self.jobs):
-                for pieces in self.readable(self.jobs[first : first + size]):
-                    self.attempt(pieces)
+            with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+                ahead = reader.submit(self.claim)
+                while (batch := ahead.result()) is not None:
+                    ahead = reader.submit(self.claim)
+                    groups, refused = batch
+                    for job, reason in refused:
+                        self.refuse(job.picture, reason)
+                        if job.name not in self.kept:
+                            self.advance()
+                    for pieces in groups:
+                        found = self.attempt(pieces)
+                        for each in written:  # no more than one batch waits to be written
+                            each.result()
+                        written = [writer.submit(self.keep, *each) for each in found]
+                for each in written:
+                    each.result()
         except OSError as error:
             self.report.failure = (
                 f"{shown(error.filename or self.args.output_dir)} cannot be written "
@@ -185,10 +220,17 @@ class Run:
             )
         self.progress.close()
 
-    def readable(self, jobs: list[Job]) -> Iterator[list[Piece]]:
-        """Jobs that are not done, with their LR; those of one size together."""
+    def claim(self) -> tuple[list[list[Piece]], list[tuple[Job, str]]] | None:
+        """The next jobs that are not done, with their LR, those of one size together; and those
+        that cannot be done, with the reason. None where nothing is left.
+        """
+        size = self.args.batch_size
+        first = self.workers.claim() * size
+        if first >= len(self.jobs):
+            return None
         by_side: dict[int, list[Piece]] = {}
-        for job in jobs:
+        refused = []
+        for job in self.jobs[first : first + size]:
             try:
                 require_short_name(job.name)
                 image = read_picture(job.picture)
@@ -196,22 +238,20 @@ class Run:
                 pixels = pixels_sha256(image)
                 if job.name in self.kept:
                     if self.kept[job.name] != pixels:
-                        self.refuse(
-                            job.picture,
-                            "it has changed since its result was made: -overwrite makes it anew",
+                        changed = (
+                            "it has changed since its result was made: -overwrite makes it anew"
                         )
+                        refused.append((job, changed))
                     continue
                 piece = Piece(job, to_tensor(image), pixels)
                 by_side.setdefault(image.width, []).append(piece)
             except (PictureError, ValueError) as error:
-                self.refuse(job.picture, str(error))
-                if job.name not in self.kept:
-                    self.advance()
-        yield from by_side.values()
+                refused.append((job, str(error)))
+        return list(by_side.values()), refused
 
-    def attempt(self, pieces: list[Piece]) -> None:
-        """Search for the pieces of one batch, again for those outside eps, and write the best of
-        each.
+    def attempt(self, pieces: list[Piece]) -> list[tuple[Piece, Found, list[dict]]]:
+        """Search for the pieces of one batch, again for those outside eps: the best of each, and
+        what all its attempts reached.
         """
         best: dict[str, Found] = {}
         attempts: dict[str, list[dict]] = {piece.job.name: [] for piece in pieces}
@@ -222,31 +262,43 @@ class Run:
             except torch.OutOfMemoryError:
                 for piece in waiting:
                     self.refuse(piece.job.picture, "not enough memory: lower -batch_size")
+                    if piece.job.name not in best:
+                        self.advance()
                 break
             for piece, new in zip(waiting, found, strict=True):
                 name = piece.job.name
                 figures = dataclasses.asdict(new.result)
-                attempts[name].append({key: _plain(value) for key, value in figures.items()})
+                attempts[name].append({key: plain(value) for key, value in figures.items()})
                 if name not in best or _rank(new.result) < _rank(best[name].result):
                     best[name] = new
             waiting = [p for p in waiting if not best[p.job.name].result.within_eps]
             if not waiting:
                 break
-        for piece in pieces:
-            if piece.job.name in best:
-                self.keep(piece, best[piece.job.name], attempts[piece.job.name])
-            else:
-                self.advance()
+        return [
+            (piece, best[piece.job.name], attempts[piece.job.name])
+            for piece in pieces
+            if piece.job.name in best
+        ]
 
     def search(self, pieces: list[Piece], attempt: int) -> list[Found]:
         """One search over a batch."""
         jobs = [piece.job for piece in pieces]
         figures: list[dict[str, Tensor]] = []
         live = self.live(jobs)
+        films = []
+        if self.args.animation:
+            self.require_output_dir()
+            steps, eps = self.settings.steps, self.settings.eps
+            films = [Film(steps, eps, self.args.output_dir) for _ in jobs]
 
         def on_step(step: int, present: dict[str, Tensor]) -> None:
             figures.append(present)
             live(step, present)
+            if films and films[0].wants(step):
+                for film, l2, *pair in zip(
+                    films, present["L2"].tolist(), *search.iterates, strict=True
+                ):
+                    film.add(step, l2, *pair)
 
         started = time.monotonic()
         search = self.model(
@@ -262,22 +314,9 @@ class Run:
                 for i, job in enumerate(jobs):
                     write_intermediates(job, step, self.settings.steps, HR[i], LR[i])
         seconds = (time.monotonic() - started) / len(jobs)
-        curves = {  # each (T, B)
-            name: torch.stack([present[name] for present in figures]).tolist()
-            for name in figures[0]
-        }
-        return [
-            Found(
-                HR[i],
-                result,
-                {
-                    name: [_plain(float(f"{row[i]:.6g}")) for row in rows]
-                    for name, rows in curves.items()
-                },
-                seconds,
-            )
-            for i, result in enumerate(search.results)
-        ]
+        films = films or [None] * len(jobs)
+        parts = (HR, LR, search.results, search.latents, curves(figures), films)
+        return [Found(*each, seconds) for each in zip(*parts, strict=True)]
 
     def live(self, jobs: list[Job]) -> Callable[[int, dict[str, Tensor]], None]:
         """What tells the L2 of the present pictures, seldom enough not to make a GPU wait."""
@@ -286,11 +325,12 @@ class Run:
 
         def on_step(step: int, figures: dict[str, Tensor]) -> None:
             nonlocal told
-            if time.monotonic() - told > 0.2 and not self.progress.silent:
+            if time.monotonic() - told > 0.2 and not self.progress.quiet:
                 told = time.monotonic()
                 self.progress.live(
                     f"{name}: L2 {figures['L2'].max().item():.5f} (eps {self.settings.eps:g}), "
-                    f"step {step + 1} of {self.settings.steps}"
+                    f"step {step + 1} of {self.settings.steps}",
+                    len(jobs) * self.workers.size * (step + 1) / self.settings.steps,
                 )
 
         return on_step
@@ -311,58 +351,67 @@ class Run:
             where = "not written (-strict)"
         else:
             self.require_output_dir()
-            where = shown(write_result(job, found.HR, self.record(piece, found, attempts)))
+            where = shown(self.write(piece, found, attempts))
         if result.within_eps:
             self.report.within += 1
         else:
             self.report.outside.append(f"{name} ({result.l2:.5f})")
         done = self.advance()
-        self.progress.say(f"{done}/{self.progress.total} {figures}, {where}")
+        left = self.progress.left()
+        self.progress.say(f"{done}/{self.progress.total} {figures}, {where}{left}")
+
+    def write(self, piece: Piece, found: Found, attempts: list[dict]) -> Path:
+        """A result into its place, the picture last; returns where that is. Raises: OSError."""
+        job, generator = piece.job, self.model.generator
+        if self.args.overwrite:
+            for kind in KINDS:  # of an earlier search
+                job.animation(kind).unlink(missing_ok=True)
+        if found.film:
+            write_animation(
+                job.animation(self.args.animation),
+                found.film,
+                found.result.best_step,
+                found.result.l2,
+                found.HR,
+                found.LR,
+            )
+        made_with = {
+            "eps": self.settings.eps,
+            "generator": {"name": str(self.args.generator), "sha256": generator.sha256},
+            "settings": self.all_settings(),
+            "device": str(self.model.device),
+            "formulation": self.model.formulation,
+        }
+        record = new_record(job, piece.pixels, piece.LR, found, attempts, made_with)
+        return write_result(job, found.HR, record, found.latent if self.args.save_latent else None)
 
     def advance(self) -> int:
         """One more result is done, well or badly; returns how many are."""
-        done = self.workers.finish()
-        self.progress.advance_to(done)
-        return done
+        with self.counting:  # the thread that writes counts, too
+            done = self.workers.finish()
+            self.progress.advance_to(done)
+            return done
 
     def require_output_dir(self) -> None:
         """Raises: OSError where it has vanished: it is not made again, perhaps on another disk."""
         if not self.args.output_dir.is_dir():
             raise FileNotFoundError(errno.ENOENT, "it has vanished", str(self.args.output_dir))
 
-    def record(self, piece: Piece, found: Found, attempts: list[dict]) -> dict:
-        """Everything that is known of one result."""
-        generator = self.model.generator
-        return {
-            "name": piece.job.name,
-            **dataclasses.asdict(found.result),
-            "eps": self.settings.eps,
-            "duplicate": piece.job.duplicate,
-            "input": {
-                "file": piece.job.picture.name.encode("utf-8", "backslashreplace").decode(),
-                "pixels_sha256": piece.pixels,
-                "side": piece.LR.shape[-1],
-            },
-            "generator": {"name": str(self.args.generator), "sha256": generator.sha256},
-            "settings": self.all_settings(),
-            "attempts": attempts,
-            "curve": found.curve,
-            "seconds": round(found.seconds, 3),
-            "device": str(self.model.device),
-            "threads": torch.get_num_threads(),
-            "versions": {
-                "pulse": VERSION,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-            "imaginary": "This person does not exist.",
-        }
 
-
-def _plain(value):
-    """As JSON has it: a number that is not finite is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def load_model(
+    generator: str, device: str, cache_dir: Path, compile: str, precision: str | None
+) -> PULSE:
+    """Raises: Unusable where the generator or the device cannot be had."""
+    try:
+        return PULSE(generator, device, cache_dir, compile, precision)
+    except (GeneratorError, ValueError) as error:
+        lines = map(shown, str(error).splitlines())  # a download tells each source in its own
+        raise Unusable("\n".join(lines)) from None
+    except OSError as error:  # of the prior fit that is kept there
+        raise Unusable(
+            f"-cache_dir {shown(cache_dir)} cannot be written ({error.strerror}): give another "
+            f"folder"
+        ) from None
 
 
 def _rank(result: Result) -> tuple:

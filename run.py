@@ -9,8 +9,10 @@ examples:
       with the FFHQ generator of 1024 pixels, closer to the input, every step kept as a picture
 
 results: <output_dir>/<name>.png, or <output_dir>/outside_eps/<name>.png where no face came within
-eps. exit status: 0 every picture has its result; 1 some picture was refused or, with -strict, is
-outside eps; 2 arguments, folders or generator cannot be used, and nothing was begun.
+eps; with -save_latent <name>.npz beside it, from which -render draws it again.
+
+exit status: 0 every picture has its result; 1 some picture was refused or, with -strict, is outside
+eps; 2 arguments, folders or generator cannot be used, and nothing was begun.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from commandline import (
     shown,
     some,
 )
-from settings import Settings, require_positive, require_seed
+from settings import COMPILE, PRECISIONS, Settings, require_positive, require_seed
 from workers import is_first
 
 MAX_THREADS = 1024  # far more than pay; PyTorch dies of what the system cannot start
@@ -50,7 +52,10 @@ def parser() -> Parser:
     flags.flag("output_dir", "folder for the results, made if missing", "runs", type=Path)
     flags.flag("cache_dir", "where weights and prior fits are kept", "cache", type=Path)
     flags.flag(
-        "generator", "ffhq (1024 pixels, fetched once), demo (no download) or a weight file", "ffhq"
+        "generator",
+        "ffhq (1024 pixels, fetched once), demo (no download) or a weight file; with -render that "
+        "of the first file",
+        shown="ffhq",
     )
     flags.flag("device", "auto, cuda, mps or cpu", "auto")
     flags.flag("duplicates", "results per picture, from seeds seed, seed + 1, …", 1, type=int)
@@ -61,6 +66,19 @@ def parser() -> Parser:
     )
     flags.flag(
         "threads", "CPU threads; the same number gives the same bytes", shown="PyTorch's", type=int
+    )
+    flags.flag(
+        "compile",
+        "auto (where it pays), on or off: code for this machine, made once and kept in the cache",
+        "auto",
+        choices=COMPILE,
+    )
+    flags.flag(
+        "precision",
+        "of the network: float32, tf32 (on CUDA, and the default there where PyTorch's own "
+        "convolutions use it) or bfloat16; latents, statistics, loss and downscaling stay float32",
+        shown="float32",
+        choices=PRECISIONS,
     )
     for setting in dataclasses.fields(Settings):
         about = setting.metadata
@@ -83,6 +101,25 @@ def parser() -> Parser:
         action="store_true",
     )
     flags.flag(
+        "animation",
+        "the search as a moving picture, under <output_dir>/animations: gif, webp or mp4 (which "
+        "needs imageio-ffmpeg)",
+        choices=["gif", "webp", "mp4"],
+    )
+    flags.flag(
+        "save_latent",
+        "<name>.npz beside each result, from which -render makes it again",
+        False,
+        action="store_true",
+    )
+    flags.flag(
+        "render",
+        "search for nothing: draw the pictures of these latent files again",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+    )
+    flags.flag(
         "strict",
         "write nothing where eps is not reached, and exit with 1 then",
         False,
@@ -95,6 +132,7 @@ def parser() -> Parser:
         False,
         action="store_true",
     )
+    flags.flag("quiet", "tell errors and the summary only", False, action="store_true")
     return flags
 
 
@@ -121,6 +159,15 @@ def read_arguments() -> tuple[argparse.Namespace, Settings]:
         flags.error(str(error))
     if args.device.split(":")[0] not in ("auto", "cuda", "mps", "cpu"):
         flags.error(f"device {args.device!r} is unknown: use auto, cuda, mps or cpu")
+    if args.animation:
+        from animation import require_encoder
+
+        try:
+            require_encoder(args.animation)
+        except ValueError as error:
+            raise Unusable(error) from None
+    if args.generator is None and not args.render:
+        args.generator = "ffhq"
     return args, settings
 
 
@@ -139,7 +186,7 @@ def find_pictures(args: argparse.Namespace) -> list[Path]:
             f"pictures of faces there, or name another folder"
         ) from None
     sources = aligned_sources(pictures)
-    if is_first():
+    if is_first() and not args.quiet:
         if others:
             print(f"passed over, no pictures: {some(others)}", file=sys.stderr)
         if sources:
@@ -205,6 +252,10 @@ def main() -> int:
     args, settings = read_arguments()
     if args.summary:
         return summary_only(args)
+    if args.render:
+        from latents import render_files
+
+        return render_files(args) if is_first() else OK
     pictures = find_pictures(args)
 
     from folder import LOCK, Report, Run, lock_folder
@@ -244,7 +295,9 @@ def main() -> int:
             for picture in pictures if args.sheet else []:
                 jobs = all_jobs([picture], args.duplicates, args.output_dir)
                 if str(picture) not in refused and any(job.existing() for job in jobs):
-                    print(f"sheet: {shown(write_sheet(jobs))}")
+                    sheet = write_sheet(jobs)
+                    if not args.quiet:
+                        print(f"sheet: {shown(sheet)}")
         except OSError as error:
             reports[0].failure = reports[0].failure or (
                 f"{shown(error.filename or args.output_dir)} cannot be written ({error.strerror})"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")
 NOISE_TYPES = ("zero", "fixed", "trainable")
 OPTIMISERS = ("sgd", "adam", "sgdm", "adamax")
+COMPILE = ("auto", "on", "off")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")
 DEFAULT_TRAINABLE_NOISE_LAYERS = 5
 DEFAULT_BAD_NOISE_LAYERS = "17"

@@ -375,7 +375,7 @@ def test_results_csv_lists_every_record_and_can_be_rebuilt(study, here, tmp_path
     text = path.read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["name"] for row in rows] == [f"{i:02}" for i in range(12)]
-    settings = {*vars(Settings()), "seed", "retries", "generator_sha256"}
+    settings = {*vars(Settings()), "seed", "retries", "precision", "generator_sha256"}
     assert {*COLUMNS, *(f"settings.{name}" for name in settings)} == rows[0].keys()
     for row in rows:
         record = record_of(tmp_path / "runs", row["name"])

@@ -9,17 +9,22 @@ from conftest import ROOT
 from PIL import Image
 
 import align_face
+import evaluate
 import run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("script", "module"), [("run.py", run), ("align_face.py", align_face)])
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [("run.py", run), ("align_face.py", align_face), ("evaluate.py", evaluate)],
+)
 def test_the_table_lists_every_flag_with_its_default(script, module):
     section = README.split(f"### {script}\n")[1].split("\n### ")[0]
     told = dict(re.findall(r"^\| `-(\w+)` \| (.*?) \|", section, re.MULTILINE))
     parser = module.parser()
-    flags = {action.dest: action for action in parser._actions if action.dest != "help"}
+    flags = {action.dest: action for action in parser._actions if action.option_strings}
+    del flags["help"]
     assert told.keys() == flags.keys()
     for name, action in flags.items():
         shown = re.search(r"\(default: (.+)\)$", action.help)

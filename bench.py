@@ -1,0 +1,366 @@
+"""How fast a search is on this machine: one table, all of it measured in one run.
+
+examples:
+  python bench.py
+      at 1024 pixels, on the device that run.py would use
+  python bench.py -resolution 256 -parts steps
+      smaller, and only the time of a step
+  python bench.py -json bench.json
+      the figures for a program as well
+
+Let nothing else run meanwhile. Each row of the table is a process of its own, so that peak memory
+is its own, and times the search's real step: forward, loss, backward, optimiser, projection. The
+floor is the arithmetic that a step cannot do without, over the rate at which this machine
+multiplies matrices in that precision, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import stylegan
+from accelerate import has_bfloat16
+from atomic import atomic_write
+from commandline import OK, Parser, Unusable, run_command, shown
+from generators import DEMO
+from PULSE import PULSE, Walk, choose_device
+from settings import PRECISIONS, Settings
+from stylegan import G_synthesis
+
+ROOT = Path(__file__).resolve().parent
+PARTS = ("steps", "start", "runs")
+PLAIN_LIBRARY = "plain, F.instance_norm"
+STEPS = 100  # of a search, by which images per minute are reckoned
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of the table times."""
+
+    formulation: str  # PLAIN_LIBRARY, plain, eager or compiled
+    precision: str
+    batch: int
+
+
+# ------------------------------------------------------------ one row, in its own process
+
+
+def random_generator(path: Path, resolution: int) -> None:
+    """A generator of FFHQ's layout with random weights, as a file."""
+    torch.manual_seed(0)
+    config = {"resolution": resolution, "fmap_base": 8192, "fmap_max": 512, "dlatent_size": 512}
+    torch.save(
+        {
+            "format": "pulse-generator-1",
+            "config": config,
+            "synthesis": G_synthesis(**config).state_dict(),
+            "mapping": None,
+            "gaussian_fit": {"mean": torch.zeros(512), "std": torch.ones(512)},
+        },
+        path,
+    )
+
+
+def wait_for_device(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
+    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory."""
+    compile = "on" if row.formulation == "compiled" else "off"
+    model = PULSE(file, device_name, cache_dir, compile=compile, precision=row.precision)
+    generator, device = model.generator, model.device
+    if row.formulation.startswith("plain"):
+        generator.synthesize = generator.synthesis
+        if row.formulation == PLAIN_LIBRARY:
+            stylegan.instance_norm = F.instance_norm
+    else:
+        model.accelerate(STEPS)
+    settings = Settings(steps=2 * repeats + 10)
+    size = 1 if device.type == "cpu" else row.batch  # as the search itself does
+    walks = [
+        Walk(generator, torch.full((size, 3, 32, 32), 0.5), settings, list(range(i, i + size)))
+        for i in range(0, row.batch, size)
+    ]
+    seconds = []
+    uncounted = 2 if device.type == "cpu" else 8
+    for _ in range(uncounted + repeats):
+        wait_for_device(device)
+        start = time.perf_counter()
+        for walk in walks:
+            walk.step()
+        wait_for_device(device)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1e6
+    return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
+
+
+# ------------------------------------------------------------ the floor
+
+
+def multiply_adds(network: G_synthesis, folded: bool) -> int:
+    """Of one forward pass, convolutions only; `folded`: with the ×2 of small blocks folded into
+    their kernels, 4 products a pixel instead of 9.
+    """
+    total = 0
+    for size, block in network.blocks.items():
+        pixels = int(size.split("x")[0]) ** 2
+        if size != "4x4":
+            up = block.conv0_up
+            products = 4 if up.fused or folded else 9
+            total += products * up.weight[..., 0, 0].numel() * pixels
+        conv = block.conv if size == "4x4" else block.conv1
+        total += conv.weight.numel() * pixels
+    return total + network.torgb.weight.numel() * pixels
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Multiply-adds a second in products of square matrices, the median of nine."""
+    size = 2048 if device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(11):
+        wait_for_device(device)
+        start = time.perf_counter()
+        a @ b
+        wait_for_device(device)
+        seconds.append(time.perf_counter() - start)
+    return size**3 / statistics.median(seconds[2:])
+
+
+# ------------------------------------------------------------ the parts of the table
+
+
+def in_process(*arguments: str, timeout: float = 3600) -> tuple[float, str]:
+    """Seconds and output of a Python command of its own. Raises: RuntimeError with what it said."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout
+    )
+    if done.returncode not in (0, 1):
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+    return time.perf_counter() - start, done.stdout
+
+
+def rows_for(device: torch.device, batches: list[int]) -> list[Row]:
+    """What is measured on a device; the first is what the others are held against."""
+    if device.type == "cpu":
+        precisions = ["float32"] + ["bfloat16"] * has_bfloat16()
+    elif device.type == "cuda":
+        precisions = list(PRECISIONS)
+    else:
+        precisions = ["float32"]
+    fast = ["eager", "compiled"] if device.type != "mps" else ["eager"]
+    rows = [Row(PLAIN_LIBRARY, "float32", 1), Row("plain", "float32", 1)]
+    return rows + [
+        Row(formulation, precision, batch)
+        for batch in batches
+        for precision in precisions
+        for formulation in fast
+        if formulation == "eager" or precision == "float32" or device.type == "cuda"
+    ]
+
+
+def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> list[dict]:
+    """The table of steps, printed row by row."""
+    network = G_synthesis(resolution=args.resolution)
+    needed = 2 * multiply_adds(network, folded=True)  # forward, and backward to the inputs
+    print(
+        f"multiply-adds of a step: {needed / 1e9:.1f} G "
+        f"({2 * multiply_adds(network, folded=False) / 1e9:.1f} G with ×2 as nearest neighbour)"
+    )
+    rates: dict[str, float] = {}
+    rows, first = [], None
+    print(
+        f"{'formulation':26}{'precision':10}{'batch':>5}{'ms/step':>9}{'range':>13}{'images/min':>11}"
+        f"{'peak MB':>9}{'x faster':>9}{'x floor':>8}",
+        flush=True,
+    )
+    for row in rows_for(device, args.batches):
+        if row.precision not in rates:
+            rates[row.precision] = matrix_rate(device, row.precision)
+        request = {
+            "row": asdict(row),
+            "file": str(file),
+            "device": str(device),
+            "repeats": args.repeats,
+            "cache_dir": str(cache_dir),
+        }
+        try:
+            _, text = in_process(str(ROOT / "bench.py"), "-row", json.dumps(request))
+            figures = json.loads(text.splitlines()[-1])
+        except (RuntimeError, ValueError) as error:
+            print(f"{row.formulation:26}{row.precision:10}{row.batch:5}  {shown(str(error))}")
+            continue
+        seconds = statistics.median(figures["seconds"])
+        first = first or seconds
+        floor = needed * row.batch / rates[row.precision]
+        figures |= {
+            **asdict(row),
+            "median": seconds,
+            "images_per_minute": 60 * row.batch / (STEPS * seconds),
+            "times_faster": first * row.batch / seconds,
+            "times_floor": seconds / floor,
+        }
+        rows.append(figures)
+        spread = f"{1e3 * min(figures['seconds']):.0f}-{1e3 * max(figures['seconds']):.0f}"
+        print(
+            f"{row.formulation:26}{row.precision:10}{row.batch:5}{1e3 * seconds:9.1f}{spread:>13}"
+            f"{figures['images_per_minute']:11.2f}{figures['peak_mb']:9.0f}"
+            f"{figures['times_faster']:9.2f}{figures['times_floor']:8.2f}",
+            flush=True,
+        )
+    for precision, rate in rates.items():
+        print(f"matrix rate {precision}: {2 * rate / 1e9:.0f} GFLOP/s")
+    return rows
+
+
+def tell(figures: dict, name: str, seconds: float) -> None:
+    figures[name] = seconds
+    print(f"{name:60}{seconds:8.1f} s", flush=True)
+
+
+def measure_start(device: torch.device, file: Path, folder: Path) -> dict:
+    """What passes before the first step."""
+    figures: dict[str, float] = {}
+    tell(figures, "import torch", in_process("-c", "import torch")[0])
+    everything = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import PULSE"
+    tell(figures, "import PULSE (torch included)", in_process("-c", everything)[0])
+    cache = folder / "start"
+    start = time.perf_counter()
+    model = PULSE(file, str(device), cache, compile="on")
+    tell(figures, "load a generator", time.perf_counter() - start)
+    for name in ("compile and fold weights, cold", "the same, compiled code from the cache"):
+        start = time.perf_counter()
+        PULSE(file, str(device), cache, compile="on").accelerate(STEPS)
+        tell(figures, name, time.perf_counter() - start)
+    del model
+    return figures
+
+
+def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path) -> dict:
+    """Whole calls of run.py, start-up included."""
+    figures: dict[str, float] = {}
+    random = np.random.default_rng(0)
+    for number, side in ((1, 32), (8, 16)):
+        (folder / f"{number}").mkdir()
+        for i in range(number):
+            pixels = random.integers(64, 192, (side, side, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}" / f"{i}.png")
+    calls = [
+        (f"run.py, 1 image of {resolution} pixels, cold cache", 1, file, "cold"),
+        (f"run.py, 1 image of {resolution} pixels, warm cache", 1, file, "cold"),
+        ("run.py -generator demo, 8 images, cold cache", 8, DEMO, "demo"),
+        ("run.py -generator demo, 8 images, warm cache", 8, DEMO, "demo"),
+    ]
+    for i, (name, number, generator, cache) in enumerate(calls):
+        flags = {
+            "input_dir": folder / f"{number}",
+            "output_dir": folder / f"out{i}",
+            "cache_dir": folder / cache,
+            "generator": generator,
+            "device": device,
+            "seed": 0,
+        }
+        words = [str(word) for flag, value in flags.items() for word in (f"-{flag}", value)]
+        tell(figures, name, in_process(str(ROOT / "run.py"), *words)[0])
+    return figures
+
+
+def processor() -> str:
+    """The name of this machine's processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def parser() -> Parser:
+    flags = Parser(__doc__)
+    flags.flag("device", "auto, cuda, mps or cpu", "auto")
+    flags.flag("resolution", "of the random generator that is timed", 1024, type=int)
+    flags.flag("repeats", "steps of which the median is taken", 7, type=int)
+    flags.flag(
+        "batches", "batch sizes", shown="1, on CUDA 1 4 16 32", nargs="+", type=int, metavar="B"
+    )
+    flags.flag(
+        "parts", "of steps, start and runs", list(PARTS), nargs="+", choices=PARTS, shown="all"
+    )
+    flags.flag("json", "write the figures to this file as well", type=Path, metavar="FILE")
+    flags.flag("row", "for its own use: one row, as JSON, in this process", metavar="JSON")
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if args.row:
+        request = json.loads(args.row)
+        row = Row(**request["row"])
+        file, cache_dir = Path(request["file"]), Path(request["cache_dir"])
+        found = time_row(row, file, request["device"], request["repeats"], cache_dir)
+        print(json.dumps(found))
+        return OK
+    if args.repeats < 1 or min(args.batches or [1]) < 1:
+        raise Unusable("repeats and batches must be whole numbers of at least 1")
+    if args.resolution < 64 or args.resolution & (args.resolution - 1):
+        raise Unusable(
+            f"resolution must be a power of two of at least 64, not {args.resolution}: LR are 32"
+        )
+    try:
+        device = choose_device(args.device)
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+    args.batches = args.batches or ([1, 4, 16, 32] if device.type == "cuda" else [1])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    about = {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "resolution": args.resolution,
+    }
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    figures: dict = {"about": about}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        file = folder / "random.pt"
+        random_generator(file, args.resolution)
+        if "steps" in args.parts:
+            figures["steps"] = measure_steps(args, device, file, folder / "cache")
+        if "start" in args.parts:
+            figures["start"] = measure_start(device, file, folder)
+        if "runs" in args.parts:
+            figures["runs"] = measure_runs(device, file, args.resolution, folder)
+    if args.json:
+        try:
+            with atomic_write(args.json) as out:
+                out.write(json.dumps(figures, indent=1).encode())
+        except OSError as error:
+            raise Unusable(f"{shown(args.json)} cannot be written ({error.strerror})") from None
+    return OK
+
+
+if __name__ == "__main__":
+    run_command(main)

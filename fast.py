@@ -1,0 +1,274 @@
+"""The synthesis network again, for the search: the same function of w and noise as
+stylegan.G_synthesis, and its gradient for both, several times faster.
+
+    synthesize = FastSynthesis(generator.synthesis, kernels)
+    image = synthesize(w, noise)  # differentiable in w and noise
+
+What is different from stylegan.py, which stays the reference that this is tested against:
+- weights are scaled once, and every ×2 is one stride-2 transposed convolution (the nearest
+  neighbour ×2 of the small blocks folded into its 4×4 kernel: 4 instead of 9 products a pixel);
+- pictures lie channels last, as convolutions of a CPU and of a GPU's tensor cores want them;
+- there is no gradient for weights, so that backward needs nothing of a layer but its activation
+  after LeakyReLU: the input of a convolution is not kept;
+- what lies between two convolutions (blur, bias, noise, LeakyReLU, instance norm, style) takes
+  two passes over memory forward and two backward, in the four functions of a `Kernels`.
+
+With x the activation after LeakyReLU, instance norm and style are one affine map per channel,
+x̂ = a·(x − mean) + s₁, a = (s₀ + 1)/√(var + 1e-5). Of the gradient g for x̂ only two sums per
+channel are needed, Σg and Σg·(x − mean), to have those of s₁ and s₀, and that for x is again
+affine, a·g + q·(x − mean) + p.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stylegan import LEAKY_SLOPE, G_synthesis, UpConv
+
+NORM_EPS = 1e-5
+
+
+class Kernels(Protocol):
+    """What is between two convolutions. All pictures (B, C, r, r) are channels last; mean,
+    variance, a, b, p, q and sums are (B, C), in float32 or more, bias and weight (C,).
+    """
+
+    def leaky(
+        self, y: Tensor, bias: Tensor, weight: Tensor, noise: Tensor | None, blur: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x = LeakyReLU(blur(y) + bias + weight·noise), its mean and biased variance over the
+        pixels. May overwrite y; noise is (B, 1, r, r) or None.
+        """
+
+    def affine(self, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, overwrite: bool) -> Tensor:
+        """a·(x − mean) + b, in x itself if `overwrite`."""
+
+    def sums(self, g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Σg and Σg·(x − mean) over the pixels."""
+
+    def leaky_grad(
+        self, g: Tensor, x: Tensor, mean: Tensor, a: Tensor, q: Tensor, p: Tensor, blur: bool
+    ) -> Tensor:
+        """(a·g + q·(x − mean) + p)·LeakyReLU'(x), the gradient for LeakyReLU's input, blurred if
+        `blur`. May overwrite g.
+        """
+
+    def blur(self, y: Tensor) -> Tensor:
+        """[1,2,1]⊗[1,2,1]/16, zeros beyond the edge."""
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def per_channel(x: Tensor) -> Tensor:
+    """(B, C) or (C,) → (B or 1, C, 1, 1)."""
+    return x.reshape(-1, x.shape[-1], 1, 1)
+
+
+class TorchKernels:
+    """Kernels in PyTorch's own operations: for any device, in any precision of the pictures."""
+
+    def leaky(self, y, bias, weight, noise, blur):
+        if blur:
+            y = self.blur(y)
+        y = y.add_(per_channel(bias).to(y.dtype))
+        if noise is not None:
+            y = y.addcmul_(noise.to(y.dtype), per_channel(weight).to(y.dtype))
+        x = F.leaky_relu_(y, LEAKY_SLOPE)
+        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
+        return x, mean, variance
+
+    def affine(self, x, mean, a, b, overwrite):
+        mean, a, b = (per_channel(each).to(x.dtype) for each in (mean, a, b))
+        return (x.sub_(mean) if overwrite else x - mean).mul_(a).add_(b)
+
+    def sums(self, g, x, mean):
+        centred = x - per_channel(mean).to(x.dtype)
+        of_g, of_product = (each.sum((2, 3), dtype=torch.float32) for each in (g, centred.mul_(g)))
+        return of_g, of_product
+
+    def leaky_grad(self, g, x, mean, a, q, p, blur):
+        a, q, p = (per_channel(each).to(g.dtype) for each in (a, q, p - q * mean))
+        du = g.mul_(a).addcmul_(x, q).add_(p)
+        du = torch.ops.aten.leaky_relu_backward(du, x, LEAKY_SLOPE, True)
+        return self.blur(du) if blur else du
+
+    def blur(self, y):
+        # as sums of shifted pictures: a convolution of single channels is slow on a CPU
+        down = y * (2 / 16)
+        down[:, :, 1:].add_(y[:, :, :-1], alpha=1 / 16)
+        down[:, :, :-1].add_(y[:, :, 1:], alpha=1 / 16)
+        across = down * 2
+        across[..., 1:].add_(down[..., :-1])
+        across[..., :-1].add_(down[..., 1:])
+        return across
+
+
+def inductor_kernels(cache_dir: Path) -> tuple[Kernels | None, str]:
+    """TorchKernels through torch.compile, which fuses each function into one or two passes; what
+    it compiles is kept in `cache_dir`. Or None and the reason.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(cache_dir).resolve() / "inductor"))
+    kernels = TorchKernels()
+    try:
+        for name in ("leaky", "affine", "sums", "leaky_grad", "blur"):
+            setattr(kernels, name, torch.compile(getattr(kernels, name), dynamic=False))
+        x = channels_last(torch.ones(1, 16, 8, 8, device="cuda"))
+        kernels.sums(x, x, torch.zeros(1, 16, device="cuda"))
+    except Exception as error:  # no Triton, no compiler, a GPU too old for it
+        return None, f"torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
+    return kernels, ""
+
+
+class Layer:
+    """One layer's folded weights: a convolution (none in layer 0), then bias, noise, style."""
+
+    def __init__(self, convolution, bias: Tensor, epilogue, dtype: torch.dtype):
+        self.up = isinstance(convolution, UpConv)
+        self.kernel = self.transposed = None
+        if self.up:
+            # From 128 pixels on the published network convolves with the kernel not flipped.
+            weight = convolution if convolution.fused else _Flipped(convolution)
+            self.kernel = channels_last(weight.fused_kernel().to(dtype))  # (in, out, 4, 4)
+        elif convolution is not None:
+            weight = convolution.weight * convolution.scale
+            self.kernel = channels_last(weight.to(dtype))
+            self.transposed = channels_last(weight.flip(2, 3).transpose(0, 1).to(dtype))
+        self.bias = bias.clone()
+        self.noise_weight = epilogue.noise.weight.clone()
+        style = epilogue.style_mod.lin
+        self.style_weight = style.weight * style.scale  # (2C, d)
+        self.style_bias = style.bias * style.lrmul
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """(B, in, r, r) → (B, out, r, r), or twice as large where the layer is `up`."""
+        if self.up:
+            return F.conv_transpose2d(x, self.kernel, stride=2, padding=1)
+        return F.conv2d(x, self.kernel, padding=1)
+
+    def convolve_back(self, g: Tensor) -> Tensor:
+        """The gradient for the input of `convolve`."""
+        if self.up:
+            return F.conv2d(g, self.kernel, stride=2, padding=1)
+        return F.conv2d(g, self.transposed, padding=1)
+
+
+class _Flipped:
+    """An up-convolution of nearest neighbour ×2 and a 3×3 kernel has the fused form, too: of the
+    flipped kernel, since a transposed convolution flips.
+    """
+
+    def __init__(self, convolution: UpConv):
+        self.convolution = convolution
+
+    def fused_kernel(self) -> Tensor:
+        k = (self.convolution.weight * self.convolution.scale).transpose(0, 1).flip(2, 3)
+        k = F.pad(k, (1, 1, 1, 1))
+        return k[..., 1:, 1:] + k[..., :-1, 1:] + k[..., 1:, :-1] + k[..., :-1, :-1]
+
+
+class FastSynthesis:
+    """`synthesis` with folded weights, as it is now: later changes of its weights are not seen.
+
+    dtype: of the convolutions and of the pictures between them; w, noise, styles, statistics and
+    the picture that comes out are float32.
+    """
+
+    def __init__(
+        self, synthesis: G_synthesis, kernels: Kernels, dtype: torch.dtype = torch.float32
+    ):
+        self.kernels, self.dtype = kernels, dtype
+        self.layers: list[Layer] = []
+        with torch.no_grad():
+            for size, block in synthesis.blocks.items():
+                if size == "4x4":
+                    self.const = channels_last(block.const.clone())
+                    self.layers.append(Layer(None, block.bias, block.epi1, dtype))
+                    self.layers.append(Layer(block.conv, block.conv.bias, block.epi2, dtype))
+                else:
+                    up, conv = block.conv0_up, block.conv1
+                    self.layers.append(Layer(up, up.bias, block.epi1, dtype))
+                    self.layers.append(Layer(conv, conv.bias, block.epi2, dtype))
+            torgb = synthesis.torgb
+            self.rgb_weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
+            self.rgb_bias = torgb.bias.clone()
+
+    def __call__(self, w: Tensor, noise: list[Tensor]) -> Tensor:
+        """w (B, L, d), noise: L tensors (B, 1, r_i, r_i) → picture (B, 3, S, S), contiguous."""
+        styles = [
+            F.linear(w[:, i], layer.style_weight, layer.style_bias)  # (B, 2C)
+            for i, layer in enumerate(self.layers)
+        ]
+        return _Synthesis.apply(self, torch.is_grad_enabled(), *styles, *noise)
+
+
+class _Synthesis(torch.autograd.Function):
+    """Styles and noise → picture, with the backward pass of the module docstring."""
+
+    @staticmethod
+    def forward(ctx, fast: FastSynthesis, keep: bool, *styles_and_noise: Tensor) -> Tensor:
+        L = len(fast.layers)
+        styles, noise = styles_and_noise[:L], styles_and_noise[L:]
+        B = len(styles[0])
+        activations, statistics = [], []
+        x = None  # x̂ of the layer before
+        for layer, style, maps in zip(fast.layers, styles, noise, strict=True):
+            if x is None:
+                y = channels_last(fast.const.to(fast.dtype).repeat(B, 1, 1, 1))
+            else:
+                y = layer.convolve(x)
+            x, mean, variance = fast.kernels.leaky(
+                y, layer.bias, layer.noise_weight, maps, layer.up
+            )
+            rstd = (variance + NORM_EPS).rsqrt()
+            s0, s1 = style.chunk(2, dim=1)  # (B, C)
+            a = (s0 + 1) * rstd
+            if keep:  # for backward
+                activations.append(x)
+                statistics.append((mean, rstd, a))
+            x = fast.kernels.affine(x, mean, a, s1, overwrite=not keep)
+        ctx.fast, ctx.activations, ctx.statistics = fast, activations, statistics
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2).float()  # (B, S·S, C)
+        picture = torch.matmul(fast.rgb_weight, pixels.transpose(1, 2))
+        return picture.add_(fast.rgb_bias[:, None]).view(B, -1, *x.shape[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        fast = ctx.fast
+        L = len(fast.layers)
+        needed = ctx.needs_input_grad[2 + L :]
+        grad_styles, grad_noise = [None] * L, [None] * L
+        size = grad.shape[-1]
+        pixels = grad.flatten(2).transpose(1, 2)  # (B, S·S, 3)
+        g = torch.matmul(pixels, fast.rgb_weight).to(fast.dtype)
+        g = g.view(len(grad), size, size, -1).permute(0, 3, 1, 2)  # channels last
+        for i in range(L - 1, -1, -1):
+            layer, x = fast.layers[i], ctx.activations.pop()
+            mean, rstd, a = ctx.statistics.pop()
+            of_g, of_gx = fast.kernels.sums(g, x, mean)  # (B, C)
+            grad_styles[i] = torch.cat([of_gx * rstd, of_g], dim=1).float()
+            if i == 0 and not needed[0]:
+                break
+            pixels = x[0, 0].numel()
+            p = -a * of_g / pixels
+            q = -a * rstd.square() * of_gx / pixels
+            blur_later = layer.up and needed[i]  # the noise comes in after the blur
+            g = fast.kernels.leaky_grad(g, x, mean, a, q, p, layer.up and not blur_later)
+            if needed[i]:
+                weight = per_channel(layer.noise_weight)
+                grad_noise[i] = (g.float() * weight).sum(dim=1, keepdim=True)
+            if blur_later:
+                g = fast.kernels.blur(g)
+            if i == 0:
+                break
+            g = layer.convolve_back(g)
+        return None, None, *grad_styles, *grad_noise

@@ -1,0 +1,174 @@
+"""fast.c, compiled once for this machine and kept in the cache, as the Kernels of fast.py.
+
+No compiler, a failing one or a result that is not right are no errors: the reason is told, and the
+same functions are done by PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fast import TorchKernels, channels_last
+
+SOURCE = Path(__file__).with_name("fast.c")
+FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+ARGUMENTS = {  # p: address of floats or doubles, l: long, i: int
+    "pulse_leaky": "pppppp" + "llli" + "i",
+    "pulse_affine": "ppppp" + "ll" + "i",
+    "pulse_sums": "pppp" + "lll" + "i",
+    "pulse_leaky_grad": "ppppppp" + "llli" + "i",
+}
+
+
+class NativeKernels(TorchKernels):
+    """Kernels of fast.c, for float32 on the CPU; `library` is what `load` compiled."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self.library = library
+
+    def _call(self, name: str, *arguments) -> None:
+        pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+        if getattr(self.library, name)(*pointers, torch.get_num_threads()):
+            raise MemoryError(f"{name} of fast.c found no memory for a few rows of pixels")
+
+    def leaky(self, y, bias, weight, noise, blur):
+        y = channels_last(y)
+        B, C, rows, width = y.shape
+        x = torch.empty_like(y) if blur else y
+        moments = torch.empty(2, B, C, dtype=torch.float64)
+        for i in range(B):
+            maps = 0 if noise is None else noise[i].contiguous()
+            found = torch.empty(2, C, dtype=torch.float64)
+            sizes = (rows, width, C, int(blur))
+            self._call("pulse_leaky", y[i], x[i], bias, weight, maps, found, *sizes)
+            moments[:, i] = found
+        return x, moments[0], moments[1]
+
+    def affine(self, x, mean, a, b, overwrite):
+        B, C, rows, width = x.shape
+        out = x if overwrite else torch.empty_like(x)
+        mean, a, b = (each.float().contiguous() for each in (mean, a, b))
+        for i in range(B):
+            self._call("pulse_affine", x[i], out[i], mean[i], a[i], b[i], rows * width, C)
+        return out
+
+    def sums(self, g, x, mean):
+        g = channels_last(g)
+        B, C, rows, width = x.shape
+        sums = torch.empty(2, B, C, dtype=torch.float64)
+        # as leaky_grad has it, too: what is added up is the same x − mean
+        rounded = mean.float().contiguous()
+        for i in range(B):
+            found = torch.empty(2, C, dtype=torch.float64)
+            self._call("pulse_sums", g[i], x[i], rounded[i], found, rows, width, C)
+            sums[:, i] = found
+        return sums[0], sums[1]
+
+    def leaky_grad(self, g, x, mean, a, q, p, blur):
+        g = channels_last(g)
+        B, C, rows, width = x.shape
+        out = torch.empty_like(g) if blur else g
+        coefficients = [each.float().contiguous() for each in (mean, a, q, p)]
+        for i in range(B):
+            own = [each[i] for each in coefficients]
+            sizes = (rows, width, C, int(blur))
+            self._call("pulse_leaky_grad", g[i], x[i], out[i], *own, *sizes)
+        return out
+
+
+def _compiler() -> str | None:
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _machine() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.machine() + platform.node()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+
+
+def compiled_path(cache_dir: Path) -> Path:
+    """Where the compiled file of this source, on this kind of machine, is kept."""
+    parts = (SOURCE.read_text(), " ".join(FLAGS), _machine(), platform.system())
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return cache_dir / f"fast_{digest[:32]}.so"
+
+
+def _compile(path: Path) -> str | None:
+    """Make `path`. Returns why that failed, None where it did not."""
+    compiler = _compiler()
+    if compiler is None:
+        return "no C compiler was found"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = os.path.join(folder, "fast.so")
+            for flags in (["-fopenmp", *FLAGS], FLAGS):  # without OpenMP one thread does it all
+                command = [compiler, *flags, "-o", made, str(SOURCE)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+                if done.returncode == 0:
+                    os.replace(made, path)
+                    return None
+            lines = done.stderr.strip().splitlines() or ["it said nothing"]
+            return f"{compiler} failed: {lines[0][:200]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{compiler} could not be run in {path.parent} ({error})"
+
+
+def load(cache_dir: Path) -> tuple[NativeKernels | None, str]:
+    """The compiled kernels, from the cache or compiled now (about two seconds); or None and why."""
+    path = compiled_path(Path(cache_dir))
+    reason = None if path.exists() else _compile(path)
+    if reason is not None:
+        return None, reason
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, kinds in ARGUMENTS.items():
+            function = getattr(library, name)
+            types = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
+            function.argtypes = [types[kind] for kind in kinds]
+            function.restype = ctypes.c_int
+    except (OSError, AttributeError) as error:
+        return None, f"{path} cannot be loaded ({error}): delete it"
+    kernels = NativeKernels(library)
+    if (name := _wrong(kernels)) is not None:
+        return None, f"{name} of {path} computes something else: delete it"
+    return kernels, ""
+
+
+def _answers(kernels: TorchKernels, channels: int, blur: bool) -> dict[str, tuple[Tensor, ...]]:
+    """What each function makes of the same small pictures."""
+    random = torch.Generator().manual_seed(0)
+    x, y = (channels_last(torch.randn(1, channels, 8, 8, generator=random)) for _ in range(2))
+    mean, a, b, c = torch.randn(4, 1, channels, generator=random)
+    noise = torch.randn(1, 1, 8, 8, generator=random)
+    return {
+        "leaky": kernels.leaky(y.clone(), a[0], b[0], noise, blur),
+        "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
+        "sums": kernels.sums(y, x, mean),
+        "leaky_grad": (kernels.leaky_grad(y.clone(), x, mean, a, b, c, blur),),
+    }
+
+
+def _wrong(kernels: NativeKernels) -> str | None:
+    """The first function whose results differ from PyTorch's: a compiler may be broken, too."""
+    for channels, blur in ((16, False), (16, True), (5, False), (5, True)):
+        expected = _answers(TorchKernels(), channels, blur)
+        for name, found in _answers(kernels, channels, blur).items():
+            for mine, theirs in zip(found, expected[name], strict=True):
+                if not torch.allclose(mine.float(), theirs.float(), rtol=1e-4, atol=1e-4):
+                    return name
+    return None

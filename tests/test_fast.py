@@ -1,0 +1,315 @@
+"""The fast formulation of the synthesis network against the plain one, and its fallbacks."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, command, golden, golden_state, one_file, random_networks
+
+import bench
+import native
+from accelerate import Accelerator, choose_precision
+from fast import FastSynthesis, TorchKernels
+from formats import FORMAT
+from PULSE import PULSE
+from stylegan import G_synthesis
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Where fast.c is compiled to, once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def kernels(cache):
+    """Both forms of what lies between convolutions."""
+    compiled, reason = native.load(cache)
+    assert compiled is not None, f"the C compiler that this project's CI has is missing: {reason}"
+    return {"eager": TorchKernels(), "compiled": compiled}
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference over the largest magnitude."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def picture_and_gradients(synthesize, w, noise, cotangent) -> list[torch.Tensor]:
+    """The picture, and the gradients of its product with `cotangent` for w and all noise maps."""
+    w, noise = w.clone().requires_grad_(), [maps.clone().requires_grad_() for maps in noise]
+    picture = synthesize(w, noise)
+    return [picture.detach(), *torch.autograd.grad((picture * cotangent).sum(), [w, *noise])]
+
+
+@pytest.mark.parametrize("form", ["eager", "compiled"])
+@pytest.mark.parametrize(("resolution", "batch"), [(8, 1), (16, 3), (64, 2)])
+def test_picture_and_all_gradients_are_those_of_the_plain_network(kernels, form, resolution, batch):
+    synthesis, _ = random_networks(resolution, fmap_base=512, fmap_max=24)
+    synthesis.requires_grad_(False)
+    torch.manual_seed(1)
+    w = torch.randn(batch, synthesis.num_layers, 16)
+    noise = [torch.randn(batch, 1, r, r) for r in synthesis.layer_sizes]
+    cotangent = torch.randn(batch, 3, resolution, resolution)
+    fast = FastSynthesis(synthesis, kernels[form])
+    found = picture_and_gradients(fast, w, noise, cotangent)
+    exact = picture_and_gradients(
+        synthesis.double(), w.double(), [maps.double() for maps in noise], cotangent.double()
+    )
+    for mine, theirs in zip(found, exact, strict=True):
+        assert relative(mine, theirs) < 2e-3  # that of the golden files: LeakyReLU has a kink
+
+
+@pytest.mark.parametrize("form", ["eager", "compiled"])
+@pytest.mark.parametrize("resolution", [32, 256])
+def test_golden_network_and_its_gradients(kernels, form, resolution):
+    arrays = golden(f"synthesis_{resolution}")
+    config = {key: int(arrays[key]) for key in ("dlatent_size", "fmap_base", "fmap_max")}
+    network = G_synthesis(resolution=resolution, **config).requires_grad_(False)
+    network.load_state_dict(golden_state(arrays), strict=True)
+    fast = FastSynthesis(network, kernels[form])
+    noise = [torch.from_numpy(arrays[f"noise{i}"]) for i in range(network.num_layers)]
+    found = picture_and_gradients(
+        fast, torch.from_numpy(arrays["w"]), noise, torch.from_numpy(arrays["cotangent"])
+    )
+    names = ["image", "grad_w", *(f"grad_noise{i}" for i in range(4))]
+    for name, mine in zip(names, found, strict=False):
+        assert relative(mine, torch.from_numpy(arrays[name])) < 2e-3, name
+
+
+@pytest.mark.parametrize("form", ["eager", "compiled"])
+def test_a_channel_that_is_nearly_constant_loses_nothing(kernels, form):
+    synthesis, _ = random_networks(8)
+    synthesis.requires_grad_(False)
+    for block in synthesis.blocks.values():
+        block.epi1.noise.weight.mul_(1e-3)  # variance far below the mean's square
+    torch.manual_seed(1)
+    w = torch.randn(1, synthesis.num_layers, 16)
+    noise = [torch.randn(1, 1, r, r) for r in synthesis.layer_sizes]
+    cotangent = torch.randn(1, 3, 8, 8)
+    found = picture_and_gradients(FastSynthesis(synthesis, kernels[form]), w, noise, cotangent)
+    exact = picture_and_gradients(
+        synthesis.double(), w.double(), [maps.double() for maps in noise], cotangent.double()
+    )
+    for mine, theirs in zip(found, exact, strict=True):
+        assert relative(mine, theirs) < 2e-3
+
+
+@pytest.mark.parametrize("form", ["eager", "compiled"])
+def test_a_picture_is_the_same_with_and_without_gradients_and_neighbours(kernels, form):
+    synthesis, _ = random_networks(32)
+    fast = FastSynthesis(synthesis.requires_grad_(False), kernels[form])
+    torch.manual_seed(1)
+    w = torch.randn(1, synthesis.num_layers, 16)
+    noise = [torch.randn(1, 1, r, r) for r in synthesis.layer_sizes]
+    with torch.no_grad():
+        picture = fast(w, noise)
+    assert torch.equal(picture, fast(w.requires_grad_(), noise).detach())
+
+
+def test_compiled_sums_do_not_depend_on_the_number_of_threads(kernels):
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 128, 128).contiguous(memory_format=torch.channels_last)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            bias = torch.zeros(16)
+            found.append(kernels["compiled"].leaky(x.clone(), bias, bias, None, True))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+class Enough(Exception):
+    """So many steps were asked for, of a search that has more."""
+
+
+def golden_search(tmp_path, cache, compile, learning_rate, steps=30):
+    """`steps` of the 30 of the golden search of 1024 pixels: their figures, LR (None where there
+    are more to come), model and golden arrays.
+    """
+    arrays = golden("search_1024")
+    content = {
+        "format": FORMAT,
+        "config": {
+            "resolution": 1024,
+            "fmap_base": int(arrays["fmap_base"]),
+            "fmap_max": int(arrays["fmap_max"]),
+            "dlatent_size": 512,
+        },
+        "synthesis": golden_state(arrays),
+        "mapping": None,
+        "gaussian_fit": {k: torch.from_numpy(arrays[k]) for k in ("mean", "std")},
+    }
+    torch.save(content, tmp_path / "golden.pt")
+    model = PULSE(tmp_path / "golden.pt", "cpu", cache, compile=compile)
+    rows = []
+
+    def on_step(step, figures):
+        l2 = max(figures["L2"].item(), float(arrays["eps"]))
+        rows.append([figures["total"].item(), l2, figures["GEOCROSS"].item()])
+        if len(rows) == steps < 30:
+            raise Enough
+
+    search = model(
+        torch.from_numpy(arrays["ref"]),
+        seed=int(arrays["seed"]),
+        steps=30,
+        learning_rate=learning_rate,
+        loss_str=str(arrays["loss_str"]),
+        eps=float(arrays["eps"]),
+        on_step=on_step,
+    )
+    LR = None
+    with contextlib.suppress(Enough):
+        _, LR = list(search)[-1]
+    return np.array(rows), LR, model, arrays
+
+
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_golden_search_holds_on_the_fast_path(tmp_path, cache, compile):
+    rows, LR, model, arrays = golden_search(tmp_path, cache, compile, 0.03)
+    assert model.formulation == {"off": "eager", "on": "compiled"}[compile]
+    np.testing.assert_allclose(rows, arrays["slow_trajectory_total_l2_geocross"], rtol=0.05)
+    assert np.abs(LR.numpy() - arrays["slow_LR_best"]).mean() < 0.02
+
+
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_golden_search_at_the_published_learning_rate_begins_alike(tmp_path, cache, compile):
+    rows, *_, arrays = golden_search(tmp_path, cache, compile, 0.4, steps=5)
+    expected = arrays["trajectory_total_l2_geocross"]
+    np.testing.assert_allclose(rows[:3], expected[:3], rtol=1e-3)
+    np.testing.assert_allclose(rows[3:5], expected[3:5], rtol=5e-3)
+
+
+# ------------------------------------------------------------ what is chosen, and what if not
+
+
+def test_auto_compiles_where_it_pays_whatever_the_number_of_pictures(cache):
+    small, large = (random_networks(r)[0].requires_grad_(False) for r in (16, 64))
+    assert Accelerator(small, cache, "auto", None).choose(100)[0] == "eager"
+    assert Accelerator(large, cache, "auto", None).choose(100)[0] == "compiled"
+    assert Accelerator(large, cache, "auto", None).choose(5)[0] == "eager"
+    assert Accelerator(large, cache, "off", None).choose(100)[0] == "eager"
+    assert Accelerator(small, cache, "on", None).choose(1)[0] == "compiled"
+
+
+def environment(tmp_path: Path, **changes) -> dict:
+    """Without any program but what `changes` name."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    return {**os.environ, "PATH": str(tmp_path / "bin"), "CC": "", **changes}
+
+
+@pytest.mark.parametrize("trouble", ["missing", "failing", "wrong"])
+def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, trouble):
+    env = environment(tmp_path)
+    if trouble != "missing":
+        compiler = tmp_path / "bin" / "cc"
+        said = {"failing": "echo 'no such target' >&2; exit 1", "wrong": "exit 0"}[trouble]
+        compiler.write_text(f"#!/bin/sh\n{said}\n")
+        compiler.chmod(0o755)
+    one_file(tmp_path / "g.pt")
+    (tmp_path / "input").mkdir()
+    from PIL import Image
+
+    Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
+    done = command(
+        *("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu"),
+        *("-compile", "on"),
+        cwd=tmp_path,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "not compiled" in line]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    assert {"missing": "no C compiler", "failing": "no such target", "wrong": "could not"}[
+        trouble
+    ] in lines[0]
+    record = next((tmp_path / "runs").rglob("a.json")).read_text()
+    assert '"formulation": "eager"' in record
+
+
+def test_a_damaged_file_in_the_cache_is_no_error(tmp_path):
+    native.compiled_path(tmp_path).write_bytes(b"not a library")
+    kernels, reason = native.load(tmp_path)
+    assert kernels is None and "delete it" in reason
+
+
+def test_compiled_code_is_kept_and_used_again(tmp_path):
+    assert native.load(tmp_path)[0] is not None
+    kept = native.compiled_path(tmp_path)
+    changed = kept.stat().st_mtime_ns
+    assert native.load(tmp_path)[0] is not None
+    assert kept.stat().st_mtime_ns == changed and list(tmp_path.iterdir()) == [kept]
+
+
+def test_several_processes_compile_at_once_into_one_cache(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; import native; "
+        "assert native.load(Path(sys.argv[1]))[0] is not None"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(3)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == [native.compiled_path(tmp_path)]
+
+
+def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypatch):
+    cpu = torch.device("cpu")
+    assert choose_precision(None, cpu) == "float32"
+    assert choose_precision("tf32", cpu) == "float32"
+    monkeypatch.setattr("accelerate.has_bfloat16", lambda: False)
+    assert choose_precision("bfloat16", cpu) == "float32"
+    assert len(caplog.messages) == 2
+    monkeypatch.setattr("accelerate.has_bfloat16", lambda: True)
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
+    with pytest.raises(ValueError, match="unknown"):
+        choose_precision("float16", cpu)
+
+
+def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(cache, monkeypatch):
+    synthesis, _ = random_networks(32)
+    synthesis.requires_grad_(False)
+    monkeypatch.setattr("accelerate.has_bfloat16", lambda: True)
+    _, fast = Accelerator(synthesis, cache, "off", "bfloat16").choose(1)
+    torch.manual_seed(1)
+    w = torch.randn(1, synthesis.num_layers, 16)
+    noise = [torch.randn(1, 1, r, r) for r in synthesis.layer_sizes]
+    cotangent = torch.randn(1, 3, 32, 32)
+    found = picture_and_gradients(fast, w, noise, cotangent)
+    expected = picture_and_gradients(synthesis, w, noise, cotangent)
+    assert all(part.dtype == torch.float32 for part in found)
+    error = (found[0] - expected[0]).norm() / expected[0].norm()
+    assert 1e-5 < error < 0.1
+    assert all(part.isfinite().all() for part in found)
+
+
+def test_bench_tells_every_formulation_against_the_floor(tmp_path):
+    done = command(
+        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 1, "-parts", "steps"),
+        *("-json", "bench.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())["steps"]
+    names = [row["formulation"] for row in rows]
+    assert names[:4] == ["plain, F.instance_norm", "plain", "eager", "compiled"]
+    for row in rows:
+        assert row["median"] > 0 and row["peak_mb"] > 100 and row["times_floor"] > 0
+    assert rows[0]["times_faster"] == 1
+    assert done.stdout.count("float32") >= 5 and "GFLOP/s" in done.stdout
+
+
+def test_multiply_adds_are_those_of_the_published_network():
+    network = G_synthesis()
+    assert bench.multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
+    assert bench.multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)
