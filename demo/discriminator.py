@@ -1,5 +1,5 @@
-"""What the generator is trained against: a residual discriminator, the augmentation of all that it
-sees, and the encoder that ties training faces to latents.
+"""What the generator is trained against: a residual discriminator, and the augmentation of all that
+it sees.
 """
 
 from __future__ import annotations
@@ -69,28 +69,6 @@ class Discriminator(nn.Module):
         x = F.leaky_relu(self.conv(x), LEAKY_SLOPE)  # (B, C, 4, 4)
         x = F.leaky_relu(self.dense(x.flatten(1)), LEAKY_SLOPE)
         return self.out(x)[:, 0]
-
-
-class Encoder(nn.Module):
-    """LR (B, 3, 16, 16) in [-1, 1] → z (B, d): the latent whose picture downscales to it.
-
-    Only used in training: reconstructions are shown to the discriminator like any sample, and what
-    their downscaled versions lack is a loss. A GAN alone may leave out faces that are rare; so
-    every training face has its latent.
-    """
-
-    def __init__(self, dlatent_size: int, channels: int = 96):
-        super().__init__()
-        self.conv0 = EqualisedConv(3, channels, kernel=3)
-        self.block = ResidualBlock(channels, channels)  # 16 → 8
-        self.conv1 = EqualisedConv(channels, channels, kernel=3)
-        self.dense = EqualisedLinear(64 * channels, dlatent_size, gain=GAIN)
-        self.out = EqualisedLinear(dlatent_size, dlatent_size, gain=1.0)
-
-    def forward(self, LR: Tensor) -> Tensor:
-        x = F.leaky_relu(self.conv0(LR), LEAKY_SLOPE)
-        x = F.leaky_relu(self.conv1(self.block(x)), LEAKY_SLOPE)  # (B, C, 8, 8)
-        return self.out(F.leaky_relu(self.dense(x.flatten(1)), LEAKY_SLOPE))
 
 
 def augment(x: Tensor, random: torch.Generator) -> Tensor:

@@ -112,7 +112,13 @@ def load_checkpoint(path: Path, training: Training, data: str) -> bool:
                 f"{shown(path)} was trained with {name} {other}, not {value}: use the same, or "
                 f"give another -output_dir"
             )
-    training.load_state_dict(state)
+    try:
+        training.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError):
+        raise Unusable(
+            f"{shown(path)} lacks something that this version needs: give another -output_dir, and "
+            f"start from its generator.pt"
+        ) from None
     return True
 
 
@@ -174,7 +180,7 @@ def export(training: Training, args, faces: int) -> Path:
             "name": args.name,
             "licence": args.licence,
             "trained_on": f"{args.trained_on} ({faces} pictures at {size} pixels)",
-            "images_seen": training.images,
+            "images_seen": training.images_before + training.images,
             "hours": round(training.seconds / 3600, 2),
             "commit": commit(),
         },

@@ -1,25 +1,26 @@
 """One training step of a StyleGAN: what train.py repeats.
 
 Non-saturating loss, lazy R1, augmentation of all that the discriminator sees, style mixing, an
-average over the weights; and reconstructions beside samples (see Encoder).
+average over the weights; and searches beside samples (searches.py). Convolutions in bfloat16 where
+the device is faster with it, all else in float32.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from dataset import to_range
-from discriminator import Discriminator, Encoder, augment
+from discriminator import Discriminator, augment
+from searches import GROUPS, LR_SIDE, PRIOR_DRAWS, Searches
 from torch import Tensor
 
-from bicubic import BicubicDownSample
+from accelerate import has_bfloat16
 from formats import Networks
 from stylegan import G_mapping, G_synthesis
-
-LR_SIDE = 16  # the size at which the encoder sees faces, and reconstructions are compared
 
 
 def _setting(default, help: str):
@@ -40,8 +41,8 @@ class TrainSettings:
     r1_weight: float = _setting(1.0, "of half the squared gradient of D on real pictures")
     r1_every: int = _setting(16, "batches between which R1 is applied, so many times stronger")
     mixing: float = _setting(0.9, "share of samples of which some layers have another w")
-    reconstruction: float = _setting(
-        100.0, "weight of the distance to real faces downscaled to 16 pixels; 0 for a plain GAN"
+    search_weight: float = _setting(
+        200.0, "of the L2 that searches for real faces at 16 pixels are left with; 0: a plain GAN"
     )
     ema_images: int = _setting(10_000, "half-life, in images, of the average over the weights")
     seed: int = _setting(0, "of everything random")
@@ -54,8 +55,10 @@ class TrainSettings:
         for name in ("fmap_base", "fmap_max", "dlatent_size", "mapping_layers", "r1_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.batch_size < 4 or self.batch_size % 4:
-            raise ValueError(f"batch_size must be a multiple of 4, not {self.batch_size}")
+        if self.batch_size < 1 or self.batch_size % (2 * GROUPS):
+            raise ValueError(
+                f"batch_size must be a multiple of {2 * GROUPS}, not {self.batch_size}"
+            )
 
 
 class Training:
@@ -72,25 +75,25 @@ class Training:
                     s.dlatent_size, 3, s.resolution, s.fmap_base, fmap_max=s.fmap_max
                 ),
                 "mapping": G_mapping(s.dlatent_size, s.mapping_layers),
-                "encoder": Encoder(s.dlatent_size),
                 "discriminator": Discriminator(s.resolution),
             }
         ).to(device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.networks)
-        del self.averaged["encoder"], self.averaged["discriminator"]
+        del self.averaged["discriminator"]
         self.averaged.requires_grad_(False)
-        self.downscale = BicubicDownSample(s.resolution // LR_SIDE)
+        sizes = self.networks["synthesis"].layer_sizes
+        self.searches = Searches(s.batch_size // 2, sizes, s.dlatent_size, device)
         own = dict(self.networks)
         critic = own.pop("discriminator").parameters()
-        makers = [parameter for network in own.values() for parameter in network.parameters()]
+        self.makers = [parameter for network in own.values() for parameter in network.parameters()]
         self.optimisers = {
             # lazy regularisation: D takes 17 steps for 16 (Karras 2020)
             "discriminator": self._adam(critic, s.r1_every / (s.r1_every + 1)),
-            "generator": self._adam(makers, 1.0),
+            "generator": self._adam(self.makers, 1.0),
         }
         self.synthesize = self.networks["synthesis"]
         self.judge = self.networks["discriminator"]
-        self.images = 0
+        self.images, self.images_before = 0, 0  # of this training; of the generator it began with
         self.seconds = 0.0
         self.log: list[dict] = []
 
@@ -105,6 +108,12 @@ class Training:
         self.synthesize = torch.compile(self.networks["synthesis"])
         self.judge = torch.compile(self.networks["discriminator"])
 
+    def autocast(self):
+        """bfloat16 for convolutions, where the device has it."""
+        kind = self.device.type
+        fast = kind == "cuda" or (kind == "cpu" and has_bfloat16())
+        return torch.autocast(kind, torch.bfloat16) if fast else contextlib.nullcontext()
+
     def draw(self, *shape: int) -> Tensor:
         """N(0, 1) from this training's own generator, one sequence on every device."""
         return torch.randn(*shape, generator=self.random).to(self.device)
@@ -118,46 +127,80 @@ class Training:
         faces = torch.where(mirrored, faces.flip(3), faces)
         return faces.contiguous(memory_format=torch.channels_last)
 
-    def make(self, real: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A batch of made pictures, half of them samples (some with mixed styles), half
-        reconstructions of real faces from their LR; and the mean squared LR distance of the
-        latter.
-        """
+    def mixed(self, number: int) -> Tensor:
+        """w (number, L, d) of random latents; most have another latent from some layer on."""
         s, mapping = self.settings, self.networks["mapping"]
         layers = self.networks["synthesis"].num_layers
-        encoded = len(real) // 2 if s.reconstruction else 0
-        sampled = len(real) - encoded
-        w = mapping(self.draw(sampled, s.dlatent_size))[:, None].repeat(1, layers, 1)  # (B, L, d)
-        other = mapping(self.draw(sampled, s.dlatent_size))[:, None]
-        first = torch.randint(1, layers, (sampled, 1), generator=self.random)
-        unmixed = torch.rand(sampled, 1, generator=self.random) >= s.mixing
+        w = mapping(self.draw(number, s.dlatent_size))[:, None].expand(-1, layers, -1)
+        other = mapping(self.draw(number, s.dlatent_size))[:, None]
+        first = torch.randint(1, layers, (number, 1), generator=self.random)
+        unmixed = torch.rand(number, 1, generator=self.random) >= s.mixing
         first = first.masked_fill(unmixed, layers).to(self.device)
-        mixed = torch.arange(layers, device=self.device) >= first  # (B, L)
-        w = torch.where(mixed[:, :, None], other, w)
-        LR = None
-        if encoded:
-            LR = self.downscale(real[:encoded])
-            codes = mapping(self.networks["encoder"](LR))
-            w = torch.cat([w, codes[:, None].expand(-1, layers, -1)])
-        noise = [self.draw(len(w), 1, r, r) for r in self.networks["synthesis"].layer_sizes]
-        fake = self.synthesize(w, noise)
-        if not encoded:
-            return fake, None
-        # in [0, 1], as the search measures it
-        return fake, ((self.downscale(fake[sampled:]) - LR) / 2).square().mean()
+        changed = torch.arange(layers, device=self.device) >= first  # (number, L)
+        return torch.where(changed[:, :, None], other, w)
+
+    def noise(self, number: int) -> list[Tensor]:
+        return [self.draw(number, 1, r, r) for r in self.networks["synthesis"].layer_sizes]
+
+    def make(self, w: Tensor, noise: list[Tensor]) -> Tensor:
+        with self.autocast():
+            return self.synthesize(w, noise).float()
+
+    def doubt(self, pictures: Tensor) -> Tensor:
+        """What the discriminator says of them, augmented: (B,)."""
+        seen = augment(pictures, self.random)
+        with self.autocast():
+            return self.judge(seen).float()
 
     def step(self, train_generator: bool = True) -> dict[str, Tensor]:
-        """One batch for the discriminator and one for the generator; returns their losses."""
-        s = self.settings
-        real = self.real_batch()
-        with torch.set_grad_enabled(train_generator):
-            fake, distance = self.make(real)
-        figures = {}
+        """One batch for the discriminator and one for the generator; returns their losses.
 
-        critic = self.optimisers["discriminator"]
+        Half of the generator's batch are samples, half the present pictures of the searches, whose
+        older half the discriminator sees as well.
+        """
+        s, searches = self.settings, self.searches
+        real = self.real_batch()
+        figures = {}
+        number = len(real) // 2 if train_generator and s.search_weight else 0
+        with torch.set_grad_enabled(train_generator):
+            w, noise = self.mixed(len(real) - number), self.noise(len(real) - number)
+            if number:
+                searches.follow(self.networks["mapping"], self.draw(PRIOR_DRAWS, s.dlatent_size))
+                searches.renew(real[:number], self.draw)
+                searched_w, searched_noise = searches.inputs()
+                w = torch.cat([w, searched_w])
+                noise = [torch.cat(maps) for maps in zip(noise, searched_noise, strict=True)]
+            made = self.make(w, noise)
+        fake = torch.cat([made[: len(real) - number], made[len(real) - number // 2 :]])
+        self._train_discriminator(real, fake.detach(), figures)
+        if train_generator:
+            self.networks["discriminator"].requires_grad_(False)
+            loss = F.softplus(-self.doubt(fake)).mean()
+            figures["loss_G"] = loss.detach()
+            if number:
+                total, distance = searches.judge(searched_w, made[-number:])
+                # the searches move by their own loss alone, whatever the discriminator thinks
+                variables = searches.searched()
+                gradients = torch.autograd.grad(total.sum(), variables, retain_graph=True)
+                weights = searches.weights()
+                loss = loss + s.search_weight * (weights * distance).sum() / weights.sum()
+                if (ended := searches.ended(distance.detach())) is not None:
+                    figures["search_l2"] = ended.mean()
+                    figures["within_eps"] = (ended <= searches.settings.eps).float().mean()
+            maker = self.optimisers["generator"]
+            maker.zero_grad()
+            loss.backward(inputs=self.makers)
+            maker.step()
+            if number:
+                searches.advance(gradients)
+        self.images += s.batch_size
+        self._average()
+        return figures
+
+    def _train_discriminator(self, real: Tensor, fake: Tensor, figures: dict[str, Tensor]) -> None:
+        s, critic = self.settings, self.optimisers["discriminator"]
         self.networks["discriminator"].requires_grad_(True)
-        on_real = self.judge(augment(real, self.random))
-        on_fake = self.judge(augment(fake.detach(), self.random))
+        on_real, on_fake = self.doubt(real), self.doubt(fake)
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         figures["loss_D"] = loss.detach()
         figures["real_share"] = (on_real > 0).float().mean()  # 0.5: cannot tell; 1: overfits
@@ -166,28 +209,14 @@ class Training:
         critic.step()
         if self.images // s.batch_size % s.r1_every == 0:
             seen = augment(real, self.random).detach().requires_grad_()
-            output = self.networks["discriminator"](seen).sum()  # compiled has no second gradient
+            with self.autocast():  # compiled has no second gradient
+                output = self.networks["discriminator"](seen).sum()
             (gradient,) = torch.autograd.grad(output, seen, create_graph=True)
             penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
             critic.zero_grad()
             (s.r1_weight / 2 * s.r1_every * penalty).backward()
             critic.step()
             figures["r1"] = penalty.detach()
-
-        if train_generator:
-            self.networks["discriminator"].requires_grad_(False)
-            loss = F.softplus(-self.judge(augment(fake, self.random))).mean()
-            figures["loss_G"] = loss.detach()
-            if distance is not None:
-                loss = loss + s.reconstruction * distance
-                figures["lr_distance"] = distance.detach()
-            maker = self.optimisers["generator"]
-            maker.zero_grad()
-            loss.backward()
-            maker.step()
-        self.images += s.batch_size
-        self._average()
-        return figures
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -198,16 +227,12 @@ class Training:
             present = list(self.networks[name].parameters())
             torch._foreach_lerp_(list(network.parameters()), present, 1 - keep)
 
-    def critic(self) -> dict[str, dict[str, Tensor]]:
-        """The networks that a generator was trained against and with, in float16: what is needed to
-        train on from a generator without its checkpoint.
+    def critic(self) -> dict[str, Tensor]:
+        """The discriminator, in float16: what is needed to train on from a generator without its
+        checkpoint.
         """
-        return {
-            name: {
-                key: value.half().cpu() for key, value in self.networks[name].state_dict().items()
-            }
-            for name in ("discriminator", "encoder")
-        }
+        state = self.networks["discriminator"].state_dict()
+        return {key: value.half().cpu() for key, value in state.items()}
 
     def start_from(self, networks: Networks, critic: dict | None = None) -> None:
         """Generator weights of a file, and where it is at hand its `critic`, instead of random
@@ -220,14 +245,15 @@ class Training:
                     f"the generator to start from has {name} {there[name]}, not {value}: set "
                     f"-{name} {there[name]}"
                 )
-        for name in ("discriminator", "encoder") if critic is not None else ():
+        if critic is not None:
             try:
-                self.networks[name].load_state_dict(critic[name])
-            except (KeyError, TypeError, RuntimeError):
+                self.networks["discriminator"].load_state_dict(critic)
+            except (TypeError, RuntimeError):
                 raise ValueError(
-                    f"the critic to start from has no {name} that fits: give the critic.pt that "
-                    f"was written beside the generator"
+                    "the critic to start from does not fit: give the critic.pt that was written "
+                    "beside the generator"
                 ) from None
+        self.images_before = int(networks.about.get("images_seen", 0))
         for name in ("synthesis", "mapping"):
             state = getattr(networks, name).state_dict()
             self.networks[name].load_state_dict(state)
@@ -240,8 +266,10 @@ class Training:
             "networks": self.networks.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": {name: each.state_dict() for name, each in self.optimisers.items()},
+            "searches": self.searches.state_dict(),
             "random": self.random.get_state(),
             "images": self.images,
+            "images_before": self.images_before,
             "seconds": self.seconds,
             "log": self.log,
         }
@@ -254,5 +282,7 @@ class Training:
         self.averaged.load_state_dict(state["averaged"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
+        self.searches.load_state_dict(state["searches"])
         self.random.set_state(state["random"])
-        self.images, self.seconds, self.log = state["images"], state["seconds"], state["log"]
+        for name in ("images", "images_before", "seconds", "log"):
+            setattr(self, name, state[name])

@@ -1,6 +1,7 @@
 """demo/train.py and demo/score.py: training that goes on where it was, and scores that tell."""
 
 import csv
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, one_file
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "demo"))
@@ -19,10 +20,14 @@ sys.path.insert(0, str(ROOT / "demo"))
 import score
 import train
 from discriminator import augment, minibatch_stddev
+from searches import Group, Searches
+from training import Training, TrainSettings
 
 from commandline import Unusable
 from formats import read_networks
 from generators import load_generator
+from PULSE import PULSE, Walk
+from settings import Settings
 
 SMALL = (
     *("-resolution", "32", "-fmap_base", "64", "-fmap_max", "8", "-dlatent_size", "16"),
@@ -111,13 +116,77 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
     for name, reason in (("tall", "not square"), ("small", "16 pixels"), ("notes", "no picture")):
         assert any(name in line and reason in line for line in told.splitlines())
     assert "power of two" in refused("-data", faces, *SMALL, *out, "-resolution", 48)
-    assert "multiple of 4" in refused("-data", faces, *SMALL, *out, "-batch_size", 6)
+    assert "multiple of 8" in refused("-data", faces, *SMALL, *out, "-batch_size", 6)
     assert "resolution 64, not 32" in refused("-data", faces, *SMALL, *out, "-start", train.DEMO)
 
     assert run_train(monkeypatch, "-data", faces, *SMALL, *out, "-minutes", 0) == 0
     assert "fmap_max 8, not 4" in refused("-data", faces, *SMALL, *out, "-fmap_max", 4)
+    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "searches": {}}, tmp_path / "out" / "checkpoint.pt")
+    assert "lacks something" in refused("-data", faces, *SMALL, *out)
     (tmp_path / "out" / "checkpoint.pt").write_bytes(b"damaged")
     assert "no checkpoint" in refused("-data", faces, *SMALL, *out)
+
+
+def test_a_search_in_training_is_the_search_of_PULSE(tmp_path):
+    generator = PULSE(one_file(tmp_path / "g.pt", resolution=32), "cpu", tmp_path).generator
+    generator.synthesize = generator.synthesis
+    sizes, random = generator.synthesis.layer_sizes, torch.Generator().manual_seed(0)
+    searches = Searches(4, sizes, generator.dlatent_size, torch.device("cpu"))
+    searches.prior = generator.mean, generator.std
+    faces = torch.rand(4, 3, 32, 32, generator=random) * 2 - 1
+    searches.renew(faces, lambda *shape: torch.randn(*shape, generator=random))
+    LR = searches.groups[0].LR
+    walk = Walk(generator, LR, Settings(), [0])
+    start = [walk.v, *walk.noise]
+    v, *noise = (each.detach().clone() for each in start)
+    group = searches.groups[0] = Group(LR, v, noise, Settings())
+    assert [group.age for group in searches.groups] == [0, 25, 50, 75]
+    for _ in range(4):
+        figures = walk.step()
+        w, maps = searches.inputs()
+        total, distance = searches.judge(w, generator.synthesis(w, maps))
+        torch.testing.assert_close(total[:1].detach(), figures["total"], rtol=1e-4, atol=0)
+        torch.testing.assert_close(distance[:1].detach(), figures["L2"], rtol=1e-4, atol=0)
+        searches.advance(torch.autograd.grad(total.sum(), searches.searched()))
+    assert group.age == 4
+    for mine, theirs in zip([group.v, *group.noise], start, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_searches_that_ended_make_room_for_new_faces():
+    random = torch.Generator().manual_seed(0)
+    searches = Searches(8, [4, 4, 8, 8, 16, 16, 32, 32], 16, torch.device("cpu"))
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random)
+
+    faces = torch.ones(8, 3, 32, 32)
+    searches.renew(-faces, draw)
+    for group in searches.groups:
+        group.age += 25
+    searches.renew(faces, draw)
+    assert [group.age for group in searches.groups] == [0, 25, 50, 75]
+    assert [group.LR.mean().round().item() for group in searches.groups] == [1, 0, 0, 0]
+    assert searches.weights().tolist() == sorted(searches.weights().tolist())
+
+
+def test_training_goes_on_exactly_where_it_was():
+    settings = TrainSettings(32, 64, 8, 16, 2, batch_size=8)
+    faces = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    whole = Training(settings, faces, torch.device("cpu"))
+    whole.step()
+    kept = io.BytesIO()
+    torch.save(whole.state_dict(), kept)
+    whole.step()
+    again = Training(settings, faces, torch.device("cpu"))
+    kept.seek(0)
+    again.load_state_dict(torch.load(kept, weights_only=True))
+    again.step()
+    for mine, theirs in zip(again.averaged.parameters(), whole.averaged.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(again.searches.searched(), whole.searches.searched(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_augmentation_keeps_the_gradient_and_differs_between_pictures():
