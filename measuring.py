@@ -21,8 +21,8 @@ from pathlib import Path
 from PIL import Image
 
 import metrics
-from commandline import Unusable, shown, some
-from images import PictureError, list_pictures, read_picture, storable
+from commandline import Unusable, pictures_in, shown, some
+from images import PictureError, read_picture, storable
 from records import pixels_sha256, read_record
 
 NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"
@@ -180,10 +180,7 @@ class PictureFolder:
 
     def __init__(self, folder: Path, flag: str):
         self.told = f"{flag} {shown(folder)}"
-        try:
-            pictures, _ = list_pictures(folder)
-        except OSError as error:
-            raise Unusable(f"{self.told} cannot be read ({error.strerror})") from None
+        pictures, _ = pictures_in(folder, flag, "the pictures", may_be_empty=True)
         self.by_name = {storable(picture.name): picture for picture in pictures}
         self.by_stem: dict[str, list[Path]] = {}
         for picture in pictures:
