@@ -10,6 +10,7 @@ from PIL import Image
 
 import align_face
 import evaluate
+import experiments
 import run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,7 +18,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize(
     ("script", "module"),
-    [("run.py", run), ("align_face.py", align_face), ("evaluate.py", evaluate)],
+    [
+        ("run.py", run),
+        ("align_face.py", align_face),
+        ("evaluate.py", evaluate),
+        ("experiments.py", experiments),
+    ],
 )
 def test_the_table_lists_every_flag_with_its_default(script, module):
     section = README.split(f"### {script}\n")[1].split("\n### ")[0]
