@@ -29,7 +29,7 @@ HEADER = (
     ("psnr", "PSNR", lambda value: f"{value:.2f}"),
     ("within_eps", "within eps", lambda share: f"{share['within']} of {share['of']}"),
     ("within_eps", "share, 95 % interval", lambda share: _share(share)),
-    ("l2_error", "SE of L2", lambda value: f"{value:.2g}"),
+    ("l2_error", "SE of L2", lambda value: f"{value:.6f}"),
     ("worst_l2", "worst L2", lambda value: f"{value:.4g}"),
     ("geocross", "GEOCROSS", lambda value: f"{value:.2f}"),
     ("clean_l2", "L2 clean", lambda value: f"{value:.4g}"),
@@ -254,15 +254,6 @@ def as_markdown(table: list[list[str]]) -> str:
     lines = [[cell.replace("|", "\\|") for cell in line] for line in table]
     lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def as_sentences(table: list[list[str]]) -> list[str]:
-    """A line per row, which names every figure."""
-    header, *lines = table
-    return [
-        ", ".join(f"{title} {cell}" for title, cell in zip(header, line, strict=True))
-        for line in lines
-    ]
 
 
 def as_csv(rows: list[dict]) -> str:
