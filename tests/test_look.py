@@ -320,6 +320,17 @@ def test_drawing_again_uses_the_number_of_threads_of_the_search_and_its_generato
     assert (pulse.root / "again" / "a.png").read_bytes() == (pulse.runs / "a.png").read_bytes()
 
 
+def test_files_of_several_precisions_are_each_drawn_in_their_own(pulse):
+    pulse("-save_latent")
+    pulse("-save_latent", "-precision", "bfloat16", "-output_dir", "half")
+    before = {**files(pulse.runs, ".png"), "b.png": (pulse.root / "half/b.png").read_bytes()}
+    assert before != files(pulse.runs, ".png")
+    for order in (1, -1):
+        latents = ["runs/a.npz", "half/b.npz"][::order]
+        pulse("-render", *latents, "-output_dir", "again", "-overwrite")
+        assert files(pulse.root / "again", ".png") == before
+
+
 def test_a_latent_of_another_generator_is_refused_by_name(pulse, tmp_path):
     other = one_file(tmp_path / "other.pt", seed=1)
     pulse("-save_latent")

@@ -303,7 +303,8 @@ def test_the_page_cannot_ask_even_if_a_script_wants_to(chromium, report):
         document.addEventListener("securitypolicyviolation", named);
         const image = document.body.appendChild(new Image());
         image.src = url;
-        document.body.insertAdjacentHTML("beforeend", "<p style='color: red' onclick='window.broken = 1'>");
+        const marks = "<p style='color: red' onclick='window.broken = 1'>";
+        document.body.insertAdjacentHTML("beforeend", marks);
         document.body.lastElementChild.click(); // newer Chromium looks at a handler only now
         const script = document.createElement("script");
         script.text = "window.broken = 1";
