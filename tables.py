@@ -184,7 +184,7 @@ def notes(rows: list[dict], diversity: list[dict]) -> list[str]:
         )
     if any(row["method"] == "nearest" for row in rows):
         told.append(
-            "Nearest and bicubic enlargements downscale to their LR by construction: consistency "
+            "Nearest and bicubic enlargements come close to their LR by construction: consistency "
             "alone makes no face."
         )
     if diversity:

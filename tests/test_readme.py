@@ -11,6 +11,7 @@ from PIL import Image
 import align_face
 import evaluate
 import experiments
+import knobs
 import run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +37,14 @@ def test_the_table_lists_every_flag_with_its_default(script, module):
         shown = re.search(r"\(default: (.+)\)$", action.help)
         if shown and name != "seed" and (script, name) != ("align_face.py", "input_dir"):
             assert told[name] == f"`{shown[1]}`", name
+
+
+def test_the_experiments_that_commands_name_are_there():
+    named = re.search(r"^python experiments\.py.*\\\n\s*-only (.+)$", README, re.MULTILINE)[
+        1
+    ].split()
+    there = {experiment.name for experiment in knobs.experiments(18, robustness=True)}
+    assert len(named) > 1 and set(named) <= there
 
 
 def test_the_python_example_runs_as_it_stands(tmp_path):
