@@ -85,8 +85,13 @@ def check_arguments(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise Unusable(str(error)) from None
     pictures_in(args.input_dir, "-input_dir", "small pictures of faces")
+    read = {args.input_dir.resolve()}
     if args.hr_dir is not None:
         pictures_in(args.hr_dir, "-hr_dir", "the photographs that the LR were made of")
+        read.add(args.hr_dir.resolve())
+    if args.output_dir.resolve() in read:
+        told = f"-output_dir {shown(args.output_dir)}"
+        raise Unusable(f"{told} is where the pictures are: give another folder")
     require_folder_writable(args.output_dir, "-output_dir")
 
 
@@ -132,6 +137,9 @@ def degrade(
     def ended(task: Task) -> None:
         if task.failure:
             raise Unusable(f"the LR of {task.name} cannot be made: {task.failure}")
+        if task.refused:  # those of another seed may lie there
+            reason = f"{task.said(0)} (all that was said is in {shown(task.log)})"
+            raise Unusable(f"some LR of {task.name} cannot be made: {reason}")
 
     tasks = []
     for kind in ("", *(experiment.degrade for experiment in chosen if experiment.degrade)):

@@ -58,9 +58,13 @@ class Task:
             return ""
         if status < 0:
             return f"it was killed by signal {-status}: give the same command again"
+        return f"{self.said(-1)} (all that it said is in {shown(self.log)})"
+
+    def said(self, number: int) -> str:
+        """A line of its log: 0 is the first, -1 the last."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        return f"{shown(last)} (all that it said is in {shown(self.log)})"
+        lines = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
+        return shown(lines[number])
 
 
 def run_all(
@@ -79,19 +83,20 @@ def run_all(
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                waiting[0].start()
                 running.append(waiting.pop(0))
+                running[-1].start()
             time.sleep(0.1)
             tell(running)
             for task in [task for task in running if task.ended()]:
                 running.remove(task)
                 ended(task)
     finally:
-        for task in running:
-            task.process.terminate()
+        there = [task.process for task in running if task.process is not None]
+        for process in there:
+            process.terminate()
         until = time.monotonic() + PATIENCE
-        for task in running:
+        for process in there:
             try:
-                task.process.wait(max(until - time.monotonic(), 0.1))
+                process.wait(max(until - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
-                task.process.kill()
+                process.kill()

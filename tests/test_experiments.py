@@ -220,6 +220,7 @@ def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_
         (["-hr_dir", "void"], "-hr_dir void holds no picture"),
         (["-hr_dir", "other", "-only", "gaussian-25"], "not what align_face.py -mode resize makes"),
         (["-output_dir", "a_file"], "-output_dir a_file cannot be written"),
+        (["-output_dir", "lr"], "-output_dir lr is where the pictures are"),
         (["-processes", "0"], "processes must be a whole number of at least 1"),
         (["-batch_size", "0"], "batch_size must be"),
         (["-seed", "-1"], "seed must be"),
@@ -245,6 +246,22 @@ def test_what_cannot_be_done_is_one_sentence_and_no_search_is_begun(
     assert done.status == 2, done.err
     assert words in done.err and len(done.err.splitlines()) == 1
     assert not Path("experiments", "defaults").exists() and done.out == ""
+
+
+def test_degraded_lr_of_another_seed_are_not_taken_for_those_that_were_asked_for(
+    measured, call, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("hr", "lr", "experiments/lr"):
+        shutil.copytree(measured.folder / name, name)
+    args = ["-hr_dir", "hr", "-only", "gaussian-25"]
+    done = call(*args, "-seed", 1)
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "0_0.png is there, degraded by gaussian:25 -seed 0" in done.err
+    assert not Path("experiments", "gaussian-25").exists()
+    before = Path("experiments/lr/gaussian-25/0_0.png").read_bytes()
+    assert call(*args, "-seed", 1, "-overwrite").status == 0
+    assert Path("experiments/lr/gaussian-25/0_0.png").read_bytes() != before
 
 
 def test_an_experiment_that_fails_is_named_and_the_others_are_measured(
