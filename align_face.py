@@ -44,6 +44,7 @@ from commandline import (
     Progress,
     Unusable,
     count,
+    pictures_in,
     require_folder_writable,
     run_command,
     shown,
@@ -132,19 +133,9 @@ def main() -> int:
     args = parser().parse_args()
     check_flags(args)
     from faces import CROP, FaceFinder, FinderError
-    from images import ALIGNED_FROM, list_pictures, picture_text
+    from images import ALIGNED_FROM, picture_text
 
-    try:
-        pictures, others = list_pictures(args.input_dir)
-    except OSError as error:
-        raise Unusable(
-            f"-input_dir {shown(args.input_dir)} cannot be read ({error.strerror}): put "
-            f"photographs there, or name another folder or a photograph"
-        ) from None
-    if not pictures:
-        raise Unusable(
-            f"-input_dir {shown(args.input_dir)} holds no picture: put photographs there"
-        )
+    pictures, others = pictures_in(args.input_dir, "-input_dir", "photographs")
     require_folder_writable(args.output_dir, "-output_dir")
     photos = [picture for picture in pictures if ALIGNED_FROM not in picture_text(picture)]
     aligned = len(pictures) - len(photos)

@@ -16,7 +16,7 @@ import io
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -29,10 +29,13 @@ from sheets import INK, OUTSIDE, WITHIN
 KINDS = ("gif", "webp", "mp4")
 SIDES = (512, 384, 256, 192)  # pixels of HR as it is shown; the first that fits
 MAX_BYTES = 5_000_000
+GOAL = 2_500_000  # bytes: beyond it, frames are left out as long as there are ENOUGH
 MAX_FRAMES = 100
 ENOUGH = 40  # frames: sooner than fewer, smaller ones are made
 SAMPLE = 6  # frames from which the size of all is estimated
 RESULT_MS = 1000
+
+Frames = Callable[[], Iterator[Image.Image]]  # pages, anew at every call: they are large
 
 
 class Film:
@@ -92,7 +95,8 @@ def require_encoder(kind: str) -> None:
 def write_animation(
     path: Path, film: Film, step: int, l2: float, HR, LR, max_bytes: int = MAX_BYTES
 ) -> None:
-    """Write film and result, at most `max_bytes`: with fewer frames or smaller ones, if need be.
+    """Write film and result, at most `max_bytes`: with fewer frames or smaller ones, if need be;
+    with fewer also to stay below GOAL, while there are ENOUGH.
 
     The suffix of `path` says which kind. Raises: OSError.
     """
@@ -101,7 +105,9 @@ def write_animation(
     caption = f"result, step {step}: L2 {l2:.5f}"
 
     def encoded(side: int, numbers: list[int]) -> bytes:
-        frames = (film.shown(number, side) for number in numbers)
+        def frames() -> Iterator[Image.Image]:
+            return (film.shown(number, side) for number in numbers)
+
         last = _frame(*best, side, caption, l2 <= film.eps)
         each_ms = min(max(5000 // max(len(numbers), 1), 50), 200) // 10 * 10  # GIF has hundredths
         return _ENCODERS[kind](frames, last, each_ms)
@@ -109,7 +115,8 @@ def write_animation(
     for side in SIDES:
         middle = range(len(film))[max(len(film) - SAMPLE, 0) // 2 :][:SAMPLE]
         sample = len(encoded(side, list(middle))) / (len(middle) + 1)
-        number = min(len(film), int(max_bytes / sample) - 1)
+        fitting = [int(size / sample) - 1 for size in (GOAL, max_bytes)]
+        number = min(len(film), max(fitting[0], ENOUGH), fitting[1])
         if number >= min(len(film), ENOUGH):
             break
     number = max(number, 1)
@@ -154,27 +161,37 @@ def _frame(
     return page
 
 
-def _gif(frames: Iterator[Image.Image], last: Image.Image, each_ms: int) -> bytes:
-    pages = [_in_256_colours(page) for page in itertools.chain(frames, [last])]
+def _gif(frames: Frames, last: Image.Image, each_ms: int) -> bytes:
+    # The iterates share a palette: what does not change from one to the next then costs nothing.
+    # The result has its own, so that its colours are as near as they can be.
+    shared = _palette(list(itertools.islice(frames(), 0, None, 4)))
+    pages = [_in_colours(page, shared) for page in frames()]
+    pages.append(_in_colours(last, _palette([last])))
     return _saved(pages, "GIF", each_ms, comment=IMAGINARY.encode())
 
 
-def _in_256_colours(page: Image.Image) -> Image.Image:
-    """Without dithering: its grain would treble the file, and unsettle the hard pixels of LR."""
-    few = page.resize(
-        (page.width // 4, page.height // 4), Image.Resampling.NEAREST
-    )  # in a sixth of the time
-    colours = few.quantize(240).getpalette()[: 3 * 240]
+def _palette(pages: list[Image.Image]) -> Image.Image:
+    """A picture whose palette fits those pages, all of one size, and the captions."""
+    width, height = pages[0].width // 4, pages[0].height // 4  # enough, in a sixth of the time
+    strip = Image.new("RGB", (width * len(pages), height))
+    for i, page in enumerate(pages):
+        strip.paste(page.resize((width, height), Image.Resampling.NEAREST), (i * width, 0))
+    colours = strip.quantize(240, kmeans=1).getpalette()[: 3 * 240]
     for ink in (INK, WITHIN, OUTSIDE):  # of the captions, and white as it is
         for share in (0, 0.25, 0.5, 0.75, 1):
             colours += [round(255 + share * (part - 255)) for part in ImageColor.getrgb(ink)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
+    return palette
+
+
+def _in_colours(page: Image.Image, palette: Image.Image) -> Image.Image:
+    """Without dithering: its grain would treble the file, and unsettle the hard pixels of LR."""
     return page.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
-def _webp(frames: Iterator[Image.Image], last: Image.Image, each_ms: int) -> bytes:
-    return _saved([*frames, last], "WEBP", each_ms, xmp=XMP.encode(), quality=80, method=3)
+def _webp(frames: Frames, last: Image.Image, each_ms: int) -> bytes:
+    return _saved([*frames(), last], "WEBP", each_ms, xmp=XMP.encode(), quality=80, method=3)
 
 
 def _saved(pages: list[Image.Image], form: str, each_ms: int, **options) -> bytes:
@@ -186,7 +203,7 @@ def _saved(pages: list[Image.Image], form: str, each_ms: int, **options) -> byte
     return file.getvalue()
 
 
-def _mp4(frames: Iterator[Image.Image], last: Image.Image, each_ms: int) -> bytes:
+def _mp4(frames: Frames, last: Image.Image, each_ms: int) -> bytes:
     from imageio_ffmpeg import write_frames
 
     with tempfile.TemporaryDirectory() as folder:
@@ -203,7 +220,7 @@ def _mp4(frames: Iterator[Image.Image], last: Image.Image, each_ms: int) -> byte
         )
         try:
             writer.send(None)
-            for frame in frames:
+            for frame in frames():
                 writer.send(frame.tobytes())
             for _ in range(RESULT_MS // each_ms):
                 writer.send(last.tobytes())

@@ -1,5 +1,5 @@
-"""What run.py and align_face.py share as commands: how flags look, how progress and errors are
-told.
+"""What the commands share: how flags look, which pictures are in a folder, how progress and errors
+are told.
 
 A flag has one dash, as users of PULSE type it (`-input_dir`); the same name with two dashes works
 too. Imports nothing heavy, so that `-h` answers at once.
@@ -137,6 +137,27 @@ def require_folder_writable(folder: Path, flag: str) -> None:
         raise Unusable(
             f"{flag} {shown(folder)} cannot be written ({reason}): give another folder"
         ) from None
+
+
+def pictures_in(
+    folder: Path, flag: str, what: str, may_be_empty: bool = False
+) -> tuple[list[Path], list[Path]]:
+    """`images.list_pictures`: the pictures in a folder, or the one that is named, and other files.
+
+    what: which pictures are wanted there. Raises: Unusable, naming flag and folder, where it cannot
+    be listed or, unless it may be empty, holds no picture.
+    """
+    from images import list_pictures  # imports Pillow, and -h must not wait for it
+
+    told, advice = f"{flag} {shown(folder)}", f"put {what} there, or name another folder"
+    try:
+        pictures, others = list_pictures(folder)
+    except OSError as error:
+        raise Unusable(f"{told} cannot be read ({error.strerror}): {advice}") from None
+    if not pictures and not may_be_empty:
+        only = f", only {some(others)}" if others else ""
+        raise Unusable(f"{told} holds no picture{only}: {advice}")
+    return pictures, others
 
 
 def shown(path: Path | str) -> str:

@@ -207,8 +207,8 @@ def write_files(
     if args.html:
         from report import write_report
 
-        told = document["notes"] + (tables.as_sentences(by_group) if by_group else [])
-        write_report(args.html, document["title"], main, told, cards(evaluation, by_input))
+        shown_cards = cards(evaluation, by_input)
+        write_report(args.html, document["title"], main, document["notes"], shown_cards, by_group)
 
 
 def main() -> int:

@@ -203,7 +203,7 @@ def render_files(args) -> int:
 
     require_folder_writable(args.output_dir, "-output_dir")
     progress = Progress(len(args.render), quiet=args.quiet)
-    model, made = None, {}
+    models, made, generator = {}, {}, args.generator  # a model per precision
     for file in args.render:
         try:
             _, record = read_latent(file)
@@ -213,13 +213,15 @@ def render_files(args) -> int:
                 raise LatentError(f"{made[place]} has the same name: rename one of them")
             if os.path.lexists(place) and not args.overwrite:
                 raise LatentError(f"{place} is there: give another -output_dir, or -overwrite")
-            if model is None:
-                generator = args.generator or record["generator"]["name"]
-                precision = args.precision or record["settings"].get("precision")
-                model = load_model(generator, args.device, args.cache_dir, args.compile, precision)
+            generator = generator or record["generator"]["name"]
+            precision = args.precision or record["settings"].get("precision")
+            if precision not in models:
+                models[precision] = load_model(
+                    generator, args.device, args.cache_dir, args.compile, precision
+                )
             # The number of threads decides over the last bits.
             torch.set_num_threads(args.threads or record["threads"])
-            write_picture(job, model.render(file)[0], record)
+            write_picture(job, models[precision].render(file)[0], record)
         except LatentError as error:
             progress.error(f"refused: {shown(file)}: {shown(str(error))}")
         except OSError as error:

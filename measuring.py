@@ -21,14 +21,15 @@ from pathlib import Path
 from PIL import Image
 
 import metrics
-from commandline import Unusable, shown, some
-from images import PictureError, list_pictures, read_picture, storable
+from commandline import Unusable, pictures_in, shown, some
+from images import PictureError, read_picture, storable
 from records import pixels_sha256, read_record
 
 NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"
 NO_PICTURE = "left out, a record without its picture: run.py was stopped, run it again"
 BAD_RECORD = "left out, its record is damaged: make it anew (run.py -overwrite)"
 TWICE = "left out, a result of that name lies within eps as well: remove the older one"
+FROM_RECORD = ("seed", "duplicate", "geocross", "best_step", "seconds")  # may be missing there
 HUGE = 1e300  # no figure is; sums of such numbers would overflow
 CHANGED = (
     "it is another picture than the one that the results were made from: name the folder of that "
@@ -40,7 +41,7 @@ CHANGED = (
 COLUMNS = (
     *("method", "name", "input", "group", "seed", "duplicate", "eps"),
     *("record_l2", "record_within_eps", "l2", "psnr", "within_eps", "clean_l2", "clean_psnr"),
-    *("hr_l2", "hr_psnr", "ssim", "lpips", "niqe", "best_step", "steps", "seconds"),
+    *("hr_l2", "hr_psnr", "ssim", "lpips", "niqe", "geocross", "best_step", "steps", "seconds"),
 )
 
 
@@ -70,6 +71,7 @@ class Result:
     eps: float
     seed: int | None
     duplicate: int | None
+    geocross: float | None
     best_step: float | None
     steps: float | None
     seconds: float | None
@@ -90,12 +92,9 @@ def _result(place: Path) -> Result | None:
     l2, eps = number(record.get("l2")), number(record.get("eps"))
     if l2 is None or l2 < 0 or eps is None or not all(isinstance(name, str) for name in names):
         return None
-    rest = [number(record.get(key)) for key in ("seed", "duplicate", "best_step")]
-    seed, duplicate, best_step = rest
-    steps, seconds = number(record["settings"].get("steps")), number(record.get("seconds"))
-    return Result(
-        place, *names, l2, record["within_eps"], eps, seed, duplicate, best_step, steps, seconds
-    )
+    rest = {key: number(record.get(key)) for key in FROM_RECORD}
+    steps = number(record["settings"].get("steps"))
+    return Result(place, *names, l2, record["within_eps"], eps, steps=steps, **rest)
 
 
 def read_results(runs: Path, problems: Problems) -> dict[tuple[str, str], list[Result]]:
@@ -181,10 +180,7 @@ class PictureFolder:
 
     def __init__(self, folder: Path, flag: str):
         self.told = f"{flag} {shown(folder)}"
-        try:
-            pictures, _ = list_pictures(folder)
-        except OSError as error:
-            raise Unusable(f"{self.told} cannot be read ({error.strerror})") from None
+        pictures, _ = pictures_in(folder, flag, "the pictures", may_be_empty=True)
         self.by_name = {storable(picture.name): picture for picture in pictures}
         self.by_stem: dict[str, list[Path]] = {}
         for picture in pictures:
@@ -241,13 +237,10 @@ class Evaluation:
             row = {
                 "method": "PULSE",
                 "name": result.place.stem,
-                "seed": result.seed,
-                "duplicate": result.duplicate,
                 "record_l2": result.l2,
                 "record_within_eps": result.within_eps,
-                "best_step": result.best_step,
                 "steps": result.steps,
-                "seconds": result.seconds,
+                **{key: getattr(result, key) for key in FROM_RECORD},
             }
             self._keep(row, result, picture, LR, clean, true)
         if LR is not None:

@@ -236,14 +236,21 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     return low, high
 
 
+def standard_error(values: Sequence[float]) -> float | None:
+    """The standard error of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    with np.errstate(over="ignore"):  # of squares; it is infinite then
+        return float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Student's t interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.stats import t
 
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error(values)
     return fmean(values) - half, fmean(values) + half
 
 

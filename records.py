@@ -269,7 +269,9 @@ def write_sheet(jobs: list[Job]) -> Path:
         small = BicubicDownSample(HR.width // LR.width)(to_tensor(HR)[None])[0]
         caption = f"seed {text.get('pulse:seed', '?')}, L2 {float(text.get('pulse:l2', 'nan')):.5f}"
         results.append((HR, to_picture(small), caption, text.get("pulse:within_eps") == "True"))
-    title = f"{picture.name}: imaginary faces that downscale to it"
+    eps = next((record.get("eps") for job in jobs if (record := job.record())), None)
+    within = f" within eps {eps:g}" if isinstance(eps, float) else ""
+    title = f"{picture.name}: imaginary faces, sought to downscale to it{within}"
     sheet = comparison_sheet(LR, results, title, "Made by PULSE. These people do not exist.")
     path = jobs[0].output_dir / "sheets" / f"{picture.stem}.png"
     write_png(path, sheet, {"Description": IMAGINARY}, XMP)

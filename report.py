@@ -29,6 +29,7 @@ LOSSLESS = 128  # pixels: up to this side hard pixels and small faces stay exact
 WEBP = {"quality": 85, "method": 2}  # above that; twice as fast as method 4, 3 % larger
 # The drawing of a curve, in units of its own; left of it stand figures, right of it "eps".
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 106, 42, 274, 8, 84
+FOLDED = 3  # notes; of more only a line is seen until it is opened
 MOST_DECADES = 8  # what is lower than that is drawn at the bottom
 MOST_POINTS = 300  # one per unit of the drawing is enough
 
@@ -52,18 +53,25 @@ class Card:
 
 
 def write_report(
-    path: Path, title: str, table: list[list[str]], notes: list[str], cards: Iterable[Card]
+    path: Path,
+    title: str,
+    table: list[list[str]],
+    notes: list[str],
+    cards: Iterable[Card],
+    groups: list[list[str]] | None = None,
 ) -> None:
-    """Write the page. The first row of `table` is its header; all texts are taken as plain text.
+    """Write the page. The first row of `table`, and of the table of groups where there is one, is
+    its header; all texts are taken as plain text.
 
     Each card is written before the next is taken, so that memory does not grow with their number;
     `path` is whole or untouched. Raises: OSError.
     """
     page = PAGE.read_text(encoding="utf-8")
+    above = _table("Summary", table), _table("By group", groups or []), _notes(notes)
     texts = {
         "policy": _policy(page),
         "title": _text(title),
-        "summary": _summary(table, notes),
+        "summary": "\n".join(filter(None, above)),
         "version": VERSION,
     }
     # In one pass: a title that reads {{summary}} is a title.
@@ -99,34 +107,44 @@ def _text(text: str) -> str:
     return html.escape(shown(text))
 
 
-def _summary(table: list[list[str]], notes: list[str]) -> str:
-    parts = []
-    if table:
-        header, *rows = table
-        columns = range(len(header))
-        figures = {  # columns of figures are aligned to the right
-            i for i in columns if rows and all(_is_figure(row[i]) for row in rows if i < len(row))
-        }
+def _table(heading: str, table: list[list[str]]) -> str:
+    """A section with its heading; "" for an empty table."""
+    if not table:
+        return ""
+    header, *rows = table
+    columns = range(len(header))
+    figures = {  # columns of figures are aligned to the right
+        i for i in columns if rows and all(_is_figure(row[i]) for row in rows if i < len(row))
+    }
 
-        def cell(tag: str, i: int, text: str) -> str:
-            number = ' class="number"' if i in figures else ""
-            return f"<{tag}{number}>{_text(text)}</{tag.split()[0]}>"
+    def cell(tag: str, i: int, text: str) -> str:
+        number = ' class="number"' if i in figures else ""
+        return f"<{tag}{number}>{_text(text)}</{tag.split()[0]}>"
 
-        body = []
-        for row in rows:
-            cells = [cell("td" if i else 'th scope="row"', i, text) for i, text in enumerate(row)]
-            body.append(f"<tr>{''.join(cells)}</tr>")
-        head = "".join(cell('th scope="col"', i, text) for i, text in enumerate(header))
-        parts.append(
-            f'<section aria-labelledby="summary">\n<h2 id="summary">Summary</h2>\n'
-            f'<div class="table" role="region" aria-labelledby="summary" tabindex="0">\n'
-            f"<table>\n<thead><tr>{head}</tr></thead>\n"
-            f"<tbody>\n{chr(10).join(body)}\n</tbody>\n</table>\n</div>\n</section>"
-        )
-    if notes:
-        items = "".join(f"<li>{_text(note)}</li>\n" for note in notes)
-        parts.append(f'<ul class="notes">\n{items}</ul>')
-    return "\n".join(parts)
+    body = []
+    for row in rows:
+        cells = [cell("td" if i else 'th scope="row"', i, text) for i, text in enumerate(row)]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    head = "".join(cell('th scope="col"', i, text) for i, text in enumerate(header))
+    name = heading.lower().replace(" ", "-")
+    return (
+        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{heading}</h2>\n'
+        f'<div class="table" role="region" aria-labelledby="{name}" tabindex="0">\n'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{chr(10).join(body)}\n</tbody>\n</table>\n</div>\n</section>"
+    )
+
+
+def _notes(notes: list[str]) -> str:
+    """A list; of more than FOLDED notes one that unfolds, so that the pictures come first."""
+    if not notes:
+        return ""
+    items = "".join(f"<li>{_text(note)}</li>\n" for note in notes)
+    told = f'<ul class="notes">\n{items}</ul>'
+    if len(notes) <= FOLDED:
+        return told
+    line = "<summary>What the figures mean, and what is missing</summary>"
+    return f"<details>\n{line}\n{told}\n</details>"
 
 
 def _is_figure(text: str) -> bool:

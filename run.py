@@ -30,6 +30,7 @@ from commandline import (
     Parser,
     Unusable,
     count,
+    pictures_in,
     require_folder_writable,
     run_command,
     shown,
@@ -176,15 +177,9 @@ def find_pictures(args: argparse.Namespace) -> list[Path]:
 
     Raises: Unusable where there is none, or where the results cannot go.
     """
-    from images import aligned_sources, list_pictures
+    from images import aligned_sources
 
-    try:
-        pictures, others = list_pictures(args.input_dir)
-    except OSError as error:
-        raise Unusable(
-            f"-input_dir {shown(args.input_dir)} cannot be read ({error.strerror}): put small "
-            f"pictures of faces there, or name another folder"
-        ) from None
+    pictures, others = pictures_in(args.input_dir, "-input_dir", "small pictures of faces")
     sources = aligned_sources(pictures)
     if is_first() and not args.quiet:
         if others:
@@ -192,10 +187,6 @@ def find_pictures(args: argparse.Namespace) -> list[Path]:
         if sources:
             print(f"passed over, aligned faces lie beside them: {some(sources)}", file=sys.stderr)
     pictures = [picture for picture in pictures if picture.name not in sources]
-    if not pictures:
-        raise Unusable(
-            f"-input_dir {shown(args.input_dir)} holds no picture: put small faces there"
-        )
     folder = args.input_dir if args.input_dir.is_dir() else args.input_dir.parent
     if folder.resolve() == args.output_dir.resolve():
         raise Unusable(

@@ -29,6 +29,9 @@ HEADER = (
     ("psnr", "PSNR", lambda value: f"{value:.2f}"),
     ("within_eps", "within eps", lambda share: f"{share['within']} of {share['of']}"),
     ("within_eps", "share, 95 % interval", lambda share: _share(share)),
+    ("l2_error", "SE of L2", lambda value: f"{value:.6f}"),
+    ("worst_l2", "worst L2", lambda value: f"{value:.4g}"),
+    ("geocross", "GEOCROSS", lambda value: f"{value:.2f}"),
     ("clean_l2", "L2 clean", lambda value: f"{value:.4g}"),
     ("clean_psnr", "PSNR clean", lambda value: f"{value:.2f}"),
     ("hr_psnr", "PSNR to HR", lambda value: f"{value:.2f}"),
@@ -65,9 +68,19 @@ def share_of(within: list[bool]) -> dict | None:
     return {"within": sum(within), "of": len(within), "share": share, "low": low, "high": high}
 
 
+def _values(rows: list[dict], key: str) -> list[float]:
+    return [row[key] for row in rows if row.get(key) is not None]
+
+
 def _mean(rows: list[dict], key: str) -> float | None:
-    values = [row[key] for row in rows if row.get(key) is not None]
+    values = _values(rows, key)
     return fmean(values) if values else None
+
+
+def _spread(rows: list[dict], key: str) -> dict:
+    """How sure the mean of a key is, and its largest value."""
+    values = _values(rows, key)
+    return {"l2_error": metrics.standard_error(values), "worst_l2": max(values, default=None)}
 
 
 def _psnr(l2: float | None) -> float | None:
@@ -89,6 +102,8 @@ def summary(rows: list[dict], diversity: list[dict]) -> list[dict]:
             "l2": l2,
             "psnr": _psnr(l2),
             "within_eps": share_of([row["record_within_eps"] for row in pulse]),
+            **_spread(pulse, "record_l2"),
+            "geocross": _mean(pulse, "geocross"),
             "best_step": _mean(pulse, "best_step"),
             "seconds": _mean(pulse, "seconds"),
         }
@@ -103,6 +118,7 @@ def summary(rows: list[dict], diversity: list[dict]) -> list[dict]:
         for prefix in ("", "clean_", "hr_"):
             line[f"{prefix}psnr"] = _psnr(line[f"{prefix}l2"])
         line["within_eps"] = share_of([row["within_eps"] for row in mine if "within_eps" in row])
+        line |= _spread(mine, "l2")
         if method == "PULSE":
             line["diversity_rmse"] = _mean(diversity, "rmse")
             line["diversity_lpips"] = _mean(diversity, "lpips")
@@ -154,8 +170,9 @@ def notes(rows: list[dict], diversity: list[dict]) -> list[str]:
     pulse = [row for row in rows if row["method"] == "PULSE"]
     told = [
         "L2: mean squared difference of the downscaled picture and the LR, pixels in [0, 1]. PSNR: "
-        "10 log10(1/L2), in dB, of the L2 of all pictures. Intervals: Wilson's. PULSE, records: "
-        "pictures as the search had them; the other rows: 8-bit pictures."
+        "10 log10(1/L2), in dB, of the L2 of all pictures. Intervals: Wilson's. SE: the standard "
+        "error of the mean L2. PULSE, records: pictures as the search had them; the other rows: "
+        "8-bit pictures."
     ]
     crossed = sum(
         row["within_eps"] != row["record_within_eps"] for row in pulse if "within_eps" in row
@@ -167,7 +184,7 @@ def notes(rows: list[dict], diversity: list[dict]) -> list[str]:
         )
     if any(row["method"] == "nearest" for row in rows):
         told.append(
-            "Nearest and bicubic enlargements downscale to their LR by construction: consistency "
+            "Nearest and bicubic enlargements come close to their LR by construction: consistency "
             "alone makes no face."
         )
     if diversity:
@@ -237,15 +254,6 @@ def as_markdown(table: list[list[str]]) -> str:
     lines = [[cell.replace("|", "\\|") for cell in line] for line in table]
     lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def as_sentences(table: list[list[str]]) -> list[str]:
-    """A line per row, which names every figure."""
-    header, *lines = table
-    return [
-        ", ".join(f"{title} {cell}" for title, cell in zip(header, line, strict=True))
-        for line in lines
-    ]
 
 
 def as_csv(rows: list[dict]) -> str:

@@ -152,6 +152,31 @@ def test_means_are_taken_over_pictures_and_the_psnr_is_that_of_the_mean(scene):
     assert record["within_eps"]["within"] == 1 and record["within_eps"]["of"] == 2
 
 
+def test_the_mean_l2_has_its_standard_error_and_the_worst_beside_it_and_geocross_its_mean(scene):
+    l2 = [0.001, 0.003, 0.0015, 0.0045]
+    for i, value in enumerate(l2):
+        scene.add(f"{i}", flat(100 + 10 * i), flat(100, 8), l2=value, geocross=4 * i)
+    done = scene.figures("-csv", "out.csv")
+    record = done.rows[RECORDS]
+    assert record["l2_error"] == pytest.approx(stats.sem(l2), rel=1e-12)
+    assert (record["worst_l2"], record["geocross"]) == (0.0045, 6)
+    of_files = [(10 * i / 255) ** 2 for i in range(4)]
+    assert done.PNG["l2_error"] == pytest.approx(stats.sem(of_files), rel=1e-9)
+    assert done.PNG["worst_l2"] == pytest.approx(of_files[3], rel=1e-9)
+    assert f"{stats.sem(l2):.6f}" in done.stdout and "GEOCROSS" in done.stdout
+    with open("out.csv", newline="") as file:
+        rows = [line for line in csv.DictReader(file) if line["method"] == "PULSE"]
+    assert [float(line["geocross"]) for line in rows] == [0, 4, 8, 12]
+
+
+def test_one_result_has_no_standard_error_and_a_record_without_geocross_is_no_problem(scene):
+    scene.add("a", flat(110), flat(100, 8))
+    done = scene.figures()
+    assert done.returncode == 0 and done.stderr.count("\n") <= 1
+    assert done.rows[RECORDS]["l2_error"] is None and done.rows[RECORDS]["geocross"] is None
+    assert "SE of L2" not in done.stdout.split("\n\n")[1]
+
+
 def test_shares_are_told_from_records_and_from_files_and_a_note_says_where_they_differ(scene):
     scene.add("a", flat(120), flat(100, 8), within_eps=True)  # L2 0.006: the file says no
     scene.add("b", flat(100), flat(100, 8), within_eps=True)

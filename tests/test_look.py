@@ -28,7 +28,7 @@ from PIL import Image
 
 import commandline
 import run
-from animation import MAX_BYTES, MAX_FRAMES, Film, spread, write_animation
+from animation import ENOUGH, GOAL, MAX_BYTES, MAX_FRAMES, Film, spread, write_animation
 from images import to_tensor
 from latents import Latent, LatentError, read_latent, redraw, write_latent
 from PULSE import PULSE
@@ -207,6 +207,21 @@ def test_a_bound_that_no_size_meets_is_met_with_fewer_frames(tmp_path, kind, cal
     assert 2 <= len(pages(path)) < 15 and pages(path)[-1][1] == 1000
 
 
+def test_frames_are_left_out_of_a_heavy_animation_but_it_stays_large_and_smooth(tmp_path):
+    chance = torch.Generator().manual_seed(0)
+    film = Film(steps=100, eps=1e-3, folder=tmp_path)
+    for step in range(100):
+        LR = torch.rand(3, 8, 8, generator=chance)
+        film.add(step, 0.1, LR.repeat_interleave(2, 1).repeat_interleave(2, 2), LR)
+    path = tmp_path / "heavy.gif"
+    write_animation(path, film, 99, 0.1, HR=torch.zeros(3, 16, 16), LR=LR)
+    shown = pages(path)
+    assert shown[0][0].width == 1088
+    assert 0.7 * GOAL < path.stat().st_size < 1.3 * GOAL
+    assert ENOUGH <= len(shown) < 90
+    assert 4500 < sum(duration for _, duration in shown[:-1]) < 5500  # no faster than before
+
+
 def test_a_long_search_is_shown_in_a_hundred_frames_or_fewer(tmp_path):
     film = Film(steps=1000, eps=1e-3, folder=tmp_path)
     wanted = [step for step in range(1000) if film.wants(step)]
@@ -303,6 +318,17 @@ def test_drawing_again_uses_the_number_of_threads_of_the_search_and_its_generato
     pulse("-render", "runs/a.npz", "-output_dir", "again", generator=None, threads=())
     assert torch.get_num_threads() == 3
     assert (pulse.root / "again" / "a.png").read_bytes() == (pulse.runs / "a.png").read_bytes()
+
+
+def test_files_of_several_precisions_are_each_drawn_in_their_own(pulse):
+    pulse("-save_latent")
+    pulse("-save_latent", "-precision", "bfloat16", "-output_dir", "half")
+    before = {**files(pulse.runs, ".png"), "b.png": (pulse.root / "half/b.png").read_bytes()}
+    assert before != files(pulse.runs, ".png")
+    for order in (1, -1):
+        latents = ["runs/a.npz", "half/b.npz"][::order]
+        pulse("-render", *latents, "-output_dir", "again", "-overwrite")
+        assert files(pulse.root / "again", ".png") == before
 
 
 def test_a_latent_of_another_generator_is_refused_by_name(pulse, tmp_path):

@@ -10,6 +10,8 @@ from PIL import Image
 
 import align_face
 import evaluate
+import experiments
+import knobs
 import run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,7 +19,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize(
     ("script", "module"),
-    [("run.py", run), ("align_face.py", align_face), ("evaluate.py", evaluate)],
+    [
+        ("run.py", run),
+        ("align_face.py", align_face),
+        ("evaluate.py", evaluate),
+        ("experiments.py", experiments),
+    ],
 )
 def test_the_table_lists_every_flag_with_its_default(script, module):
     section = README.split(f"### {script}\n")[1].split("\n### ")[0]
@@ -30,6 +37,14 @@ def test_the_table_lists_every_flag_with_its_default(script, module):
         shown = re.search(r"\(default: (.+)\)$", action.help)
         if shown and name != "seed" and (script, name) != ("align_face.py", "input_dir"):
             assert told[name] == f"`{shown[1]}`", name
+
+
+def test_the_experiments_that_commands_name_are_there():
+    named = re.search(r"^python experiments\.py.*\\\n\s*-only (.+)$", README, re.MULTILINE)[
+        1
+    ].split()
+    there = {experiment.name for experiment in knobs.experiments(18, robustness=True)}
+    assert len(named) > 1 and set(named) <= there
 
 
 def test_the_python_example_runs_as_it_stands(tmp_path):

@@ -391,7 +391,7 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
         (["-unheard_of", "1"], "unrecognized arguments"),
         (["-input_dir", "nowhere"], "cannot be read"),
         (["-input_dir", "void"], "holds no picture"),
-        (["-input_dir", "texts"], "holds no picture"),
+        (["-input_dir", "texts"], "holds no picture, only notes.txt: put small pictures of faces"),
         (["-output_dir", "a_file"], "cannot be written"),
         (["-output_dir", "a_file/below"], "cannot be written"),
         (["-output_dir", "input"], "give another folder"),

@@ -1,0 +1,427 @@
+"""experiments.py: its figures are those of evaluate.py, it goes on where it was stopped, and says
+what is wrong; the plots can be read. On a small generator, in real processes.
+"""
+
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, command
+from matplotlib.text import Annotation, Text
+from PIL import Image
+
+import experiments
+import knobs
+import plots
+import run
+import tables
+from commandline import run_command
+from tasks import Task, run_all
+
+SIDE = 4  # of the LR, a quarter of the small generator's
+CHOSEN = ["defaults", "steps-50", "noise-all", "gaussian-25"]
+
+
+def photographs(folder, number, side=32):
+    """Pictures of noise, and their LR as align_face.py makes them, in hr and lr."""
+    (folder / "hr").mkdir()
+    for i in range(number):
+        pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "hr" / f"{i}.png")
+    args = ["-mode", "resize", "-input_dir", "hr", "-output_dir", "lr", "-output_size", SIDE]
+    done = command("align_face.py", *args, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, tmp_path_factory):
+    """A folder in which experiments.py has run, and what it said."""
+    folder = tmp_path_factory.mktemp("experiments")
+    photographs(folder, 3)
+    args = ["-input_dir", "lr", "-hr_dir", "hr", "-generator", tiny, "-device", "cpu"]
+    args += ["-processes", 2, "-only", *CHOSEN]
+    done = command("experiments.py", *args, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((folder / "experiments" / "experiments.json").read_text())
+    rows = {row["name"]: row for row in document["experiments"]}
+    out = folder / "experiments"
+    return SimpleNamespace(
+        folder=folder, out=out, args=args, rows=rows, document=document, done=done
+    )
+
+
+@pytest.fixture
+def call(tiny, monkeypatch, capsys):
+    """`call("-only", "defaults")` in this process, in the present folder."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    threads = torch.get_num_threads()
+
+    def call(*args, generator=tiny):
+        words = ["-generator", generator, "-device", "cpu", "-input_dir", "lr", *args]
+        monkeypatch.setattr(sys, "argv", ["experiments.py", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            run_command(experiments.main)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return SimpleNamespace(status=left.value.code, out=told.out, err=told.err)
+
+    yield call
+    torch.set_num_threads(threads)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+
+
+# ------------------------------------------------------------ figures
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_figures_are_those_of_evaluate_on_the_same_folder(measured, name):
+    lr = f"experiments/lr/{name}" if name == "gaussian-25" else "lr"
+    args = [f"experiments/{name}", "-input_dir", lr, "-clean", "lr", "-json", f"{name}.json"]
+    done = command("evaluate.py", *args, cwd=measured.folder)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((measured.folder / f"{name}.json").read_text())["table"]
+    records, files = table[0], table[1]
+    row = measured.rows[name]
+    for key in ("pictures", "within_eps", "l2", "l2_error", "worst_l2", "geocross", "seconds"):
+        assert row[key] == records[key], key
+    assert row["pictures"] == 3 and row["l2_error"] > 0 and row["geocross"] > 0
+    if name in ("defaults", "gaussian-25"):
+        assert (row["clean_l2"], row["clean_psnr"]) == (files["clean_l2"], files["clean_psnr"])
+    else:
+        assert "clean_l2" not in row
+
+
+def test_an_experiment_is_run_py_with_its_flags_and_one_seed(measured):
+    for name, setting, value in (
+        ("steps-50", "steps", 50),
+        ("noise-all", "num_trainable_noise_layers", 6),
+        ("defaults", "steps", 100),
+    ):
+        for path in (measured.out / name).rglob("*.json"):
+            record = json.loads(path.read_text())
+            assert record["settings"][setting] == value and record["settings"]["seed"] == 0
+            assert record["threads"] == 1
+
+
+def test_degraded_lr_are_held_against_the_clean_ones(measured):
+    row = measured.rows["gaussian-25"]
+    damage = []
+    for path in (measured.folder / "lr").glob("*.png"):
+        clean, noisy = (
+            np.asarray(Image.open(place), float) / 255
+            for place in (path, measured.out / "lr" / "gaussian-25" / path.name)
+        )
+        damage.append(((clean - noisy) ** 2).mean())
+    assert row["damage"] == pytest.approx(np.mean(damage), rel=1e-9)
+    assert measured.rows["defaults"]["damage"] == 0
+    assert row["clean_within_eps"]["of"] == 3
+
+
+def test_the_tables_tell_the_figures_how_they_were_made_and_when(measured):
+    text = (measured.out / "experiments.md").read_text()
+    flat = [f"{row['l2']:.5f}" for row in measured.rows.values()]
+    assert all(f"| {value} |" in text for value in flat)
+    assert "| steps | `-steps 50` |" in text
+    assert "| noise | `-num_trainable_noise_layers 6` |" in text
+    assert "| `gaussian:25` |" in text and "| none |" in text
+    assert re.search(r"Measured on 20\d\d-\d\d-\d\d by `python experiments.py -input_dir lr", text)
+    assert "3 pictures of 4×4, generator tiny.pt, seed 0" in text
+    assert all(value in measured.done.stdout for value in flat)
+
+
+def test_every_plot_is_a_small_png_with_something_on_it(measured):
+    for name in ("knobs", "steps", "naturalness", "robustness"):
+        path = measured.out / f"{name}.png"
+        assert path.stat().st_size < 150_000
+        assert np.asarray(Image.open(path).convert("L"), float).std() > 10
+
+
+def test_progress_is_told_while_it_runs(measured):
+    for name in CHOSEN:
+        assert re.search(
+            rf"^{name}: \d of 3 within eps, mean L2 0\.\d+$", measured.done.stderr, re.M
+        )
+
+
+# ------------------------------------------------------------ stopped, and run again
+
+
+def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured):
+    def results():
+        return {
+            path: path.stat().st_mtime_ns
+            for name in CHOSEN
+            for path in (measured.out / name).rglob("*.png")
+        }
+
+    before = results()
+    assert len(before) == 3 * len(CHOSEN)
+    done = command("experiments.py", *measured.args, cwd=measured.folder)
+    assert done.returncode == 0, done.stderr
+    assert results() == before
+    document = json.loads((measured.out / "experiments.json").read_text())
+    assert document["experiments"] == measured.document["experiments"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_was_not(
+    measured, how, tmp_path
+):
+    shutil.copytree(measured.folder / "lr", tmp_path / "lr")
+    args = [*measured.args[:2], *measured.args[4:8], "-processes", 2]
+    args += ["-only", "defaults", "steps-50"]
+    words = [sys.executable, str(ROOT / "experiments.py"), *map(str, args)]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until = time.monotonic() + 120
+    while not list((tmp_path / "experiments").rglob("*.png")) and time.monotonic() < until:
+        time.sleep(0.01)
+    if how == signal.SIGKILL:  # as a machine that goes down: all at once
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how), told
+    if how == signal.SIGTERM:
+        with pytest.raises(ProcessLookupError):  # nobody of its session is left
+            os.killpg(process.pid, 0)
+        assert "stopped; what is finished is kept" in told
+    done = command("experiments.py", *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "experiments" / "experiments.json").read_text())
+    for row in document["experiments"]:
+        for key in ("within_eps", "l2", "l2_error", "worst_l2", "geocross"):
+            assert row[key] == measured.rows[row["name"]][key], (row["name"], key)
+
+
+# ------------------------------------------------------------ what is wrong
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["-input_dir", "nowhere"], "-input_dir nowhere cannot be read"),
+        (["-input_dir", "void"], "-input_dir void holds no picture"),
+        (["-input_dir", "mixed"], "all pictures must have one size, but there are 4, 8"),
+        (["-hr_dir", "void"], "-hr_dir void holds no picture"),
+        (["-hr_dir", "other", "-only", "gaussian-25"], "not what align_face.py -mode resize makes"),
+        (["-output_dir", "a_file"], "-output_dir a_file cannot be written"),
+        (["-output_dir", "lr"], "-output_dir lr is where the pictures are"),
+        (["-processes", "0"], "processes must be a whole number of at least 1"),
+        (["-batch_size", "0"], "batch_size must be"),
+        (["-seed", "-1"], "seed must be"),
+        (["-only", "steps-51"], "-only steps-51 is unknown: use defaults, steps-50"),
+        (["-only", "gaussian-25"], "those of robustness need -hr_dir"),
+        (["-generator", "nothing"], "use the names ffhq or demo"),
+        (["-device", "abacus"], "'abacus'"),
+        (["-hr_dir"], "expected one argument"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_no_search_is_begun(
+    measured, call, tmp_path, monkeypatch, args, words
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured.folder / "lr", "lr")
+    Path("void").mkdir()
+    Path("a_file").write_text("")
+    for name, sides in (("mixed", (4, 8)), ("other", (32, 32, 32))):
+        Path(name).mkdir()
+        for i, side in enumerate(sides):
+            Image.new("RGB", (side, side)).save(f"{name}/{i}.png")
+    done = call(*args)
+    assert done.status == 2, done.err
+    assert words in done.err and len(done.err.splitlines()) == 1
+    assert not Path("experiments", "defaults").exists() and done.out == ""
+
+
+def test_degraded_lr_of_another_seed_are_not_taken_for_those_that_were_asked_for(
+    measured, call, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("hr", "lr", "experiments/lr"):
+        shutil.copytree(measured.folder / name, name)
+    args = ["-hr_dir", "hr", "-only", "gaussian-25"]
+    done = call(*args, "-seed", 1)
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "0_0.png is there, degraded by gaussian:25 -seed 0" in done.err
+    assert not Path("experiments", "gaussian-25").exists()
+    before = Path("experiments/lr/gaussian-25/0_0.png").read_bytes()
+    assert call(*args, "-seed", 1, "-overwrite").status == 0
+    assert Path("experiments/lr/gaussian-25/0_0.png").read_bytes() != before
+
+
+def test_an_experiment_that_fails_is_named_and_the_others_are_measured(
+    measured, call, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured.folder / "lr", "lr")
+    shutil.copytree(measured.out / "defaults", "experiments/defaults")
+    shutil.copytree(measured.out / "defaults", "experiments/steps-50")  # of other settings
+    Image.new("RGB", (SIDE, SIDE + 1)).save("lr/long.png")
+    Path("lr/damaged.png").write_bytes(b"no picture")
+    done = call("-only", "defaults", "steps-50")
+    assert done.status == 1
+    assert re.search(r"steps-50: left out: .*was made with steps 100, not 50", done.err)
+    log = Path("experiments/defaults.log")
+    assert f"defaults: some pictures were refused, see {log}" in done.err
+    assert "long.png" in log.read_text() and "damaged.png" in log.read_text()
+    rows = json.loads(Path("experiments/experiments.json").read_text())["experiments"]
+    assert [row["name"] for row in rows] == ["defaults"]
+    assert rows[0]["l2"] == measured.rows["defaults"]["l2"]
+
+
+def test_without_matplotlib_the_tables_are_written_all_the_same(
+    measured, call, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured.folder / "lr", "lr")
+    shutil.copytree(measured.out / "defaults", "experiments/defaults")
+    monkeypatch.delitem(sys.modules, "plots")
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = call("-only", "defaults")
+    assert done.status == 0
+    assert "matplotlib is not installed (pip install matplotlib)" in done.err
+    assert Path("experiments/experiments.md").exists() and not list(
+        Path("experiments").glob("*.png")
+    )
+    assert "the defaults" in done.out
+
+
+def test_a_task_that_fails_tells_its_last_line_and_one_that_is_killed_the_signal(tmp_path):
+    class Killed(Task):
+        def start(self):
+            super().start()
+            self.process.kill()
+
+    args = ["run.py", "-input_dir", str(tmp_path / "nowhere")]
+    ended = []
+    tasks = [Task("a", args, tmp_path / "a.log"), Killed("b", args, tmp_path / "b.log")]
+    run_all(tasks, 2, ended.append)
+    assert {task.name for task in ended} == {"a", "b"}
+    assert "nowhere cannot be read" in tasks[0].failure and "a.log" in tasks[0].failure
+    assert "killed by signal 9" in tasks[1].failure
+
+
+def test_asking_for_help_imports_nothing_that_takes_long():
+    code = "import sys, experiments; experiments.parser(); print({'torch', 'PIL', 'matplotlib'} & "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "set(sys.modules))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
+
+
+# ------------------------------------------------------------ what is tried
+
+
+@pytest.mark.parametrize("layers", [6, 10, 18])
+def test_every_experiment_has_a_name_of_its_own_and_flags_that_run_py_takes(layers, monkeypatch):
+    chosen = knobs.experiments(layers, robustness=True)
+    assert len({experiment.name for experiment in chosen}) == len(chosen)
+    assert len({experiment.label for experiment in chosen}) == len(chosen)
+    seen = set()
+    for experiment in chosen:
+        assert not re.search(r"[^a-zA-Z0-9.-]", experiment.name)  # a folder anywhere
+        monkeypatch.setattr(sys, "argv", ["run.py", *experiment.flags])
+        _, settings = run.read_arguments()  # which checks them
+        assert settings.steps == experiment.steps
+        settings.resolved(layers)
+        seen.add(settings)
+        assert experiment.knob in plots.STYLES
+    damaged = len(knobs.DEGRADATIONS)
+    assert len(seen) == len(chosen) - damaged  # each changes something, and no two the same
+    assert knobs.experiments(layers, robustness=False) == chosen[:-damaged]
+
+
+# ------------------------------------------------------------ plots
+
+
+def made_up(number=50):
+    """Rows of every experiment, spread as those of a run."""
+    random = np.random.default_rng(0)
+    rows = []
+    for experiment in knobs.experiments(18, robustness=True):
+        within = int(random.integers(0, number + 1))
+        l2 = float(random.uniform(0.0019, 0.02))
+        rows.append(
+            {
+                **{key: getattr(experiment, key) for key in ("name", "knob", "label", "degrade")},
+                "steps": experiment.steps,
+                "eps": 0.002,
+                "within_eps": tables.share_of([i < within for i in range(number)]),
+                "l2": l2,
+                "l2_error": l2 / 20 if number > 1 else None,
+                "geocross": 0.0 if experiment.knob == "latents" else float(random.uniform(1, 80)),
+                "damage": 0.01,
+                "clean_l2": l2 / 2,
+            }
+        )
+    return rows
+
+
+@pytest.mark.parametrize("number", [1, 50])
+def test_plots_of_all_experiments_are_legible_and_small(number):
+    drawn = plots.plots(made_up(number), f"{number} pictures of 16×16, generator demo")
+    assert set(drawn) == {"knobs", "steps", "naturalness", "robustness"}
+    for figure in drawn.values():
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        assert len(file.getvalue()) < 150_000
+        assert f"{number} pictures" in figure.get_suptitle()
+        for axes in figure.axes:
+            assert axes.get_xlabel()
+        unseen = {
+            tick.label1
+            for axes in figure.axes
+            for axis in (axes.xaxis, axes.yaxis)
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+            if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+        }
+        texts = [
+            text
+            for text in figure.findobj(Text)
+            if text.get_visible() and text.get_text() and text not in unseen
+        ]
+        assert min(text.get_fontsize() for text in texts) >= 8.5
+        page = figure.bbox
+        for text in texts:  # nothing is cut off
+            box = Text.get_window_extent(text)
+            assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y1 <= page.y1, text
+
+
+def test_labels_hide_neither_points_nor_each_other():
+    figure = plots.plots(made_up(), "made up")["naturalness"]
+    figure.draw_without_rendering()
+    labels = figure.findobj(Annotation)
+    assert len(labels) == len([row for row in made_up() if not row["degrade"]])
+    boxes = [Text.get_window_extent(label) for label in labels]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    at = [figure.axes[0].transData.transform(label.xy) for label in labels]
+    assert not any(box.contains(*point) for box in boxes for point in at)
+
+
+def test_a_plot_for_which_too_little_was_measured_is_left_out():
+    rows = made_up()
+    assert plots.plots([row for row in rows if row["name"] == "defaults"], "") == {}
+    some = [row for row in rows if row["name"] in ("defaults", "noise-zero")]
+    assert set(plots.plots(some, "")) == {"knobs", "naturalness"}
