@@ -137,6 +137,7 @@ def save(training: Training, figures: dict[str, float], folder: Path, data: str)
     networks = training.averaged
     made = samples(networks["synthesis"], networks["mapping"], range(SCORED))
     faces = training.faces[:: max(len(training.faces) // SCORED, 1)]
+    figures["augment_p"] = round(training.augment.p, 3)
     row = {"images": training.images, "minutes": round(training.seconds / 60, 2), **figures}
     row["swd"] = round(sliced_wasserstein(made, faces), 3)
     training.log.append(row)

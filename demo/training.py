@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 import torch.nn.functional as F
 from dataset import to_range
-from discriminator import Discriminator, augment
+from discriminator import Augmentation, Discriminator
 from searches import GROUPS, LR_SIDE, PRIOR_DRAWS, Searches
 from torch import Tensor
 
@@ -40,6 +40,10 @@ class TrainSettings:
     learning_rate: float = _setting(2.5e-3, "of Adam, with betas (0, 0.99)")
     r1_weight: float = _setting(1.0, "of half the squared gradient of D on real pictures")
     r1_every: int = _setting(16, "batches between which R1 is applied, so many times stronger")
+    ada_target: float = _setting(
+        0.6, "mean sign of D on real pictures at which augmentation stays as it is (Karras 2020)"
+    )
+    ada_images: int = _setting(100_000, "in which its probability goes from 0 to 1 at the fastest")
     mixing: float = _setting(0.9, "share of samples of which some layers have another w")
     search_weight: float = _setting(
         200.0, "of the L2 that searches for real faces at 16 pixels are left with; 0: a plain GAN"
@@ -94,6 +98,7 @@ class Training:
         self.synthesize = self.networks["synthesis"]
         self.judge = self.networks["discriminator"]
         self.images, self.images_before = 0, 0  # of this training; of the generator it began with
+        self.augment = Augmentation(s.ada_target, s.ada_images, self.random, device)
         self.seconds = 0.0
         self.log: list[dict] = []
 
@@ -148,7 +153,7 @@ class Training:
 
     def doubt(self, pictures: Tensor) -> Tensor:
         """What the discriminator says of them, augmented: (B,)."""
-        seen = augment(pictures, self.random)
+        seen = self.augment(pictures)
         with self.autocast():
             return self.judge(seen).float()
 
@@ -183,7 +188,8 @@ class Training:
                 variables = searches.searched()
                 gradients = torch.autograd.grad(total.sum(), variables, retain_graph=True)
                 weights = searches.weights()
-                loss = loss + s.search_weight * (weights * distance).sum() / weights.sum()
+                left = distance.clamp(min=searches.settings.eps / 2)  # nearer is not asked for
+                loss = loss + s.search_weight * (weights * left).sum() / weights.sum()
                 if (ended := searches.ended(distance.detach())) is not None:
                     figures["search_l2"] = ended.mean()
                     figures["within_eps"] = (ended <= searches.settings.eps).float().mean()
@@ -203,12 +209,13 @@ class Training:
         on_real, on_fake = self.doubt(real), self.doubt(fake)
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         figures["loss_D"] = loss.detach()
-        figures["real_share"] = (on_real > 0).float().mean()  # 0.5: cannot tell; 1: overfits
+        self.augment.see(on_real)
+        figures["sign_on_real"] = self.augment.sign.clone()  # 0: cannot tell; 1: overfits
         critic.zero_grad()
         loss.backward()
         critic.step()
         if self.images // s.batch_size % s.r1_every == 0:
-            seen = augment(real, self.random).detach().requires_grad_()
+            seen = self.augment(real).detach().requires_grad_()
             with self.autocast():  # compiled has no second gradient
                 output = self.networks["discriminator"](seen).sum()
             (gradient,) = torch.autograd.grad(output, seen, create_graph=True)
@@ -217,6 +224,7 @@ class Training:
             (s.r1_weight / 2 * s.r1_every * penalty).backward()
             critic.step()
             figures["r1"] = penalty.detach()
+            self.augment.adapt(s.r1_every * s.batch_size)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -270,6 +278,7 @@ class Training:
             "random": self.random.get_state(),
             "images": self.images,
             "images_before": self.images_before,
+            "augmentation": self.augment.state_dict(),
             "seconds": self.seconds,
             "log": self.log,
         }
@@ -283,6 +292,7 @@ class Training:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.searches.load_state_dict(state["searches"])
+        self.augment.load_state_dict(state["augmentation"])
         self.random.set_state(state["random"])
         for name in ("images", "images_before", "seconds", "log"):
             setattr(self, name, state[name])
