@@ -88,6 +88,7 @@ class Accelerator:
         self.synthesis, self.cache_dir, self.compile = synthesis, cache_dir, compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
+        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         if self.device.type == "cuda":
             tf32 = self.precision == "tf32"
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -118,17 +119,14 @@ class Accelerator:
         return name, self._made[name]
 
     def _fast(self, kernels: Kernels) -> FastSynthesis:
-        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        return FastSynthesis(self.synthesis, kernels, dtype)
+        return FastSynthesis(self.synthesis, kernels, self.dtype)
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""
         if self.device.type == "cpu":
-            if self.precision != "float32":
-                return None, "fast.c computes in float32 only"
             import native
 
-            return native.load(self.cache_dir)
+            return native.load(self.cache_dir, self.dtype)
         if self.device.type == "cuda":
             from fast import inductor_kernels
 
