@@ -24,6 +24,11 @@ from stylegan import G_synthesis
 PAYS_ON_CPU = 100_000
 PAYS_ON_CUDA = 20_000_000
 
+# Multiply-adds of a forward pass below which one thread computes a search on a CPU. Two gain
+# little there (bench.md), and where another program wants one of the processors, each waits for
+# the other at every layer: then they are five times slower.
+ONE_THREAD = 1_000_000_000
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
 
@@ -55,6 +60,32 @@ def has_bfloat16() -> bool:
     """Whether the CPU convolves in bfloat16 faster than by imitating it."""
     probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(probe()) if probe is not None else False
+
+
+def multiply_adds(network: G_synthesis, folded: bool) -> int:
+    """Of one forward pass of one picture, convolutions only; `folded`: with the ×2 of small blocks
+    folded into their kernels, 4 products a pixel instead of 9.
+    """
+    total = 0
+    for size, block in network.blocks.items():
+        pixels = int(size.split("x")[0]) ** 2
+        if size != "4x4":
+            up = block.conv0_up
+            products = 4 if up.fused or folded else 9
+            total += products * up.weight[..., 0, 0].numel() * pixels
+        conv = block.conv if size == "4x4" else block.conv1
+        total += conv.weight.numel() * pixels
+    return total + network.torgb.weight.numel() * pixels
+
+
+def choose_threads(threads: int | None, network: G_synthesis) -> int:
+    """How many CPU threads search `network`: `threads`, or for None PyTorch's own number, and one
+    where the network is small. On the generator alone, so that a run repeats another.
+    """
+    if threads is not None:
+        return threads
+    small = multiply_adds(network, folded=True) < ONE_THREAD
+    return 1 if small else torch.get_num_threads()
 
 
 def keep_freed_memory() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from accelerate import choose_threads
 from animation import KINDS, Film, write_animation
 from commandline import Progress, Unusable, shown
 from generators import GeneratorError
@@ -137,7 +138,7 @@ class Run:
     def load(self) -> None:
         """The generator, on this process's device. Raises: Unusable."""
         device = self.args.device
-        if self.args.threads is not None:
+        if self.args.threads is not None:  # as many for loading as well
             torch.set_num_threads(self.args.threads)
         if self.workers.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
             device = f"cuda:{local_rank() % torch.cuda.device_count()}"
@@ -145,6 +146,7 @@ class Run:
         self.model = load_model(
             args.generator, device, args.cache_dir, args.compile, args.precision
         )
+        torch.set_num_threads(choose_threads(args.threads, self.model.generator.synthesis))
         try:
             self.settings.noise_roles(self.model.generator.num_layers)
         except ValueError as error:

@@ -65,7 +65,10 @@ def parser() -> Parser:
         "retries", "further searches, from other starts, for a picture outside eps", 0, type=int
     )
     flags.flag(
-        "threads", "CPU threads; the same number gives the same bytes", shown="PyTorch's", type=int
+        "threads",
+        "CPU threads; the same number gives the same bytes",
+        shown="1 for a small generator, else PyTorch's",
+        type=int,
     )
     flags.flag(
         "compile",
