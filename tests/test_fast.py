@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, command, golden, golden_state, one_file, random_networks
+from PIL import Image
 
-import bench
 import native
-from accelerate import Accelerator, choose_precision
+from accelerate import Accelerator, choose_precision, choose_threads, multiply_adds
 from fast import FastSynthesis, TorchKernels
 from formats import FORMAT
 from PULSE import PULSE
@@ -304,8 +305,6 @@ def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, t
         compiler.chmod(0o755)
     one_file(tmp_path / "g.pt")
     (tmp_path / "input").mkdir()
-    from PIL import Image
-
     Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
     done = command(
         *("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu"),
@@ -347,6 +346,22 @@ def test_several_processes_compile_at_once_into_one_cache(tmp_path):
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     assert list(tmp_path.iterdir()) == [native.compiled_path(tmp_path)]
+
+
+def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_path):
+    own = torch.get_num_threads()
+    small, large = G_synthesis(resolution=64, fmap_base=1024, fmap_max=128), G_synthesis()
+    assert [choose_threads(None, network) for network in (small, large)] == [1, own]
+    assert [choose_threads(3, network) for network in (small, large)] == [3, 3]
+    one_file(tmp_path / "g.pt")
+    (tmp_path / "input").mkdir()
+    Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
+    call = ("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu")
+    for threads, recorded in (((), 1), (("-threads", 2), 2)):
+        done = command(*call, *threads, "-overwrite", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(next((tmp_path / "runs").rglob("a.json")).read_text())
+        assert record["threads"] == recorded
 
 
 def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypatch):
@@ -395,10 +410,11 @@ def test_bench_tells_every_formulation_against_the_floor(tmp_path):
     for row in rows:
         assert row["median"] > 0 and row["peak_mb"] > 100 and row["times_floor"] > 0
     assert rows[0]["times_faster"] == 1
-    assert done.stdout.count("float32") >= 5 and "GFLOP/s" in done.stdout
+    assert done.stdout.count("float32") >= 5
+    assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", done.stdout)
 
 
 def test_multiply_adds_are_those_of_the_published_network():
     network = G_synthesis()
-    assert bench.multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
-    assert bench.multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)
+    assert multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
+    assert multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)
