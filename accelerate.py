@@ -1,7 +1,8 @@
 """How the synthesis network is computed in a search: the one place where that is decided.
 
 `plain` is stylegan.py, the reference, which no search uses. `eager` is fast.py with PyTorch's own
-operations; `compiled` is fast.py with fast.c on a CPU, and with torch.compile on CUDA.
+operations; `compiled` is fast.py with fast.c on a CPU, and with torch.compile on CUDA. There, steps
+are also launched as a whole (replay.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from stylegan import G_synthesis
 # a picture's result must not depend on how many are made with it.
 PAYS_ON_CPU = 100_000
 PAYS_ON_CUDA = 20_000_000
+
+REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 
 # Multiply-adds of a forward pass below which one thread computes a search on a CPU. Two gain
 # little there (bench.md), and where another program wants one of the processors, each waits for
@@ -148,6 +151,13 @@ class Accelerator:
         if name not in self._made:
             self._made[name] = self._fast(TorchKernels())
         return name, self._made[name]
+
+    def replays(self, steps: int) -> bool:
+        """Whether steps of such searches are launched as a whole (replay.py): on CUDA, as soon as
+        that is less work than recording one.
+        """
+        pays = self.compile == "on" or steps >= REPLAY_PAYS
+        return self.device.type == "cuda" and self.compile != "off" and pays
 
     def _fast(self, kernels: Kernels) -> FastSynthesis:
         return FastSynthesis(self.synthesis, kernels, self.dtype)

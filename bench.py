@@ -39,9 +39,10 @@ from accelerate import has_bfloat16, multiply_adds
 from atomic import atomic_write
 from commandline import OK, Parser, Unusable, run_command, shown
 from generators import DEMO
-from PULSE import PULSE, Walk, choose_device
+from PULSE import PULSE, choose_device
 from settings import PRECISIONS, Settings
 from stylegan import G_synthesis
+from walk import Walk
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("steps", "start", "runs")

@@ -28,7 +28,7 @@ from generators import GeneratorError
 from images import PictureError, read_picture, to_tensor
 from latents import Latent
 from locks import try_lock
-from PULSE import PULSE, Result, require_lr_size
+from PULSE import PULSE, require_lr_size
 from records import (
     Changed,
     Job,
@@ -44,6 +44,7 @@ from records import (
     write_result,
 )
 from settings import Settings
+from walk import Result
 from workers import Alone, local_rank
 
 LOCK = ".pulse.lock"
