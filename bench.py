@@ -7,6 +7,9 @@ examples:
       smaller, and only the time of a step
   python bench.py -json bench.json
       the figures for a program as well
+  python bench.py -parts faces -faces photographs
+      how well searches end on the plain and on the fast forms of the demo generator, which need not
+      be alone on the machine
 
 Let nothing else run meanwhile. Each row of the table is a process of its own, so that peak memory
 is its own, and times the search's real step: forward, loss, backward, optimiser, projection. The
@@ -25,7 +28,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,14 +40,17 @@ import stylegan
 from accelerate import has_bfloat16, multiply_adds
 from atomic import atomic_write
 from commandline import OK, Parser, Unusable, run_command, shown
+from equivalence import compare
 from generators import DEMO
+from images import list_pictures, read_picture, to_tensor
+from machine import machine_rates, processor, wait_for_device
 from PULSE import PULSE, choose_device
 from settings import PRECISIONS, Settings
 from stylegan import G_synthesis
 from walk import Walk
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("steps", "start", "runs")
+PARTS = ("steps", "start", "runs", "faces")
 PLAIN_LIBRARY = "plain, F.instance_norm"
 STEPS = 100  # of a search, by which images per minute are reckoned
 
@@ -78,11 +83,6 @@ def random_generator(path: Path, resolution: int) -> None:
     )
 
 
-def wait_for_device(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
     """Seconds of each of `repeats` steps, after some that are not counted, and peak memory."""
     compile = "on" if row.formulation == "compiled" else "off"
@@ -113,46 +113,6 @@ def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Pa
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e6
     return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
-
-
-# ------------------------------------------------------------ the floor
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """The median of nine times, after two that are not counted."""
-    seconds = []
-    for _ in range(11):
-        wait_for_device(device)
-        start = time.perf_counter()
-        work()
-        wait_for_device(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
-
-
-def machine_rates(device: torch.device, precision: str) -> dict[str, float]:
-    """Multiply-adds a second in that precision: of square matrices, and of a 3×3 convolution of
-    256 channels, channels last, at 128 pixels.
-
-    On a CPU the two come from different libraries, and either may be the faster one.
-    """
-    size, batch = (2048, 1) if device.type == "cpu" else (8192, 16)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        tf32 = precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    x, kernel = (
-        torch.randn(*shape, device=device).to(dtype, memory_format=torch.channels_last)
-        for shape in ((batch, 256, 128, 128), (256, 256, 3, 3))
-    )
-    with torch.inference_mode():
-        return {
-            "matrix": size**3 / seconds_of(lambda: a @ b, device),
-            "convolution": kernel.numel()
-            * (x.numel() // 256)
-            / seconds_of(lambda: F.conv2d(x, kernel, padding=1), device),
-        }
 
 
 # ------------------------------------------------------------ the parts of the table
@@ -294,13 +254,16 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
     return figures
 
 
-def processor() -> str:
-    """The name of this machine's processor, as far as the system tells."""
+def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
+    """The searches of equivalence.py, for the faces at 16×16 pixels. Raises: Unusable."""
+    words = ["-input_dir", args.faces, "-output_dir", folder / "lr", "-mode", "resize", "-quiet"]
+    words += ["-output_size", 16]
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        in_process(str(ROOT / "align_face.py"), *map(str, words))
+    except RuntimeError as error:
+        raise Unusable(f"-faces {shown(args.faces)}: {shown(str(error))}") from None
+    pictures = [to_tensor(read_picture(path)) for path in list_pictures(folder / "lr")[0]]
+    return compare(DEMO, device, folder / "demo", torch.stack(pictures), args.steps)
 
 
 def parser() -> Parser:
@@ -312,8 +275,10 @@ def parser() -> Parser:
         "batches", "batch sizes", shown="1, on CUDA 1 4 16 32", nargs="+", type=int, metavar="B"
     )
     flags.flag(
-        "parts", "of steps, start and runs", list(PARTS), nargs="+", choices=PARTS, shown="all"
+        "parts", "of steps, start, runs and faces", nargs="+", choices=PARTS, shown="all but faces"
     )
+    flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
+    flags.flag("steps", "of each search of that part", STEPS, type=int)
     flags.flag("json", "write the figures to this file as well", type=Path, metavar="FILE")
     flags.flag("row", "for its own use: one row, as JSON, in this process", metavar="JSON")
     return flags
@@ -334,6 +299,9 @@ def main() -> int:
         raise Unusable(
             f"resolution must be a power of two of at least 64, not {args.resolution}: LR are 32"
         )
+    args.parts = args.parts or [part for part in PARTS if part != "faces"]
+    if ("faces" in args.parts) != (args.faces is not None):
+        raise Unusable("the part faces needs a folder of them: -parts faces -faces FOLDER")
     try:
         device = choose_device(args.device)
     except ValueError as error:
@@ -353,13 +321,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         file = folder / "random.pt"
-        random_generator(file, args.resolution)
+        if set(args.parts) != {"faces"}:
+            random_generator(file, args.resolution)
         if "steps" in args.parts:
             figures["steps"] = measure_steps(args, device, file, folder / "cache")
         if "start" in args.parts:
             figures["start"] = measure_start(device, file, folder)
         if "runs" in args.parts:
             figures["runs"] = measure_runs(device, file, args.resolution, folder)
+        if "faces" in args.parts:
+            figures["faces"] = measure_faces(args, device, folder)
     if args.json:
         try:
             with atomic_write(args.json) as out:

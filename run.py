@@ -72,8 +72,8 @@ def parser() -> Parser:
     )
     flags.flag(
         "compile",
-        "auto (where it pays), on or off: code for this machine, made once and kept in the cache; on "
-        "CUDA also whole steps, recorded and replayed",
+        "auto (where it pays), on or off: code for this machine, made once and kept in the cache; "
+        "on CUDA also whole steps, recorded and replayed",
         "auto",
         choices=COMPILE,
     )
