@@ -319,6 +319,7 @@ class Run:
         seconds = (time.monotonic() - started) / len(jobs)
         films = films or [None] * len(jobs)
         parts = (HR, LR, search.results, search.latents, curves(figures), films)
+        search = None  # which holds on_step, which holds it: memory would wait for the collector
         return [Found(*each, seconds) for each in zip(*parts, strict=True)]
 
     def live(self, jobs: list[Job]) -> Callable[[int, dict[str, Tensor]], None]:

@@ -163,9 +163,20 @@ def flat(pictures: int = 100) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_noise(folder / "input", pictures, 32)
-        config = {"resolution": 512, "fmap_base": 8192, "fmap_max": 512, "dlatent_size": 512}
+        config = {"resolution": 512, "fmap_base": 2048, "fmap_max": 128, "dlatent_size": 128}
         write_random(folder / "512.pt", **config)
-        args = ["-generator", "512.pt", "-device", "cpu", "-seed", "0", "-steps", "2"]
+        args = [
+            "-generator",
+            "512.pt",
+            "-device",
+            "cpu",
+            "-threads",
+            "1",
+            "-seed",
+            "0",
+            "-steps",
+            "2",
+        ]
         for precision in ["float32"] + ["bfloat16"] * has_bfloat16():
             command = [sys.executable, str(ROOT / "run.py"), *args, "-compile", "on"]
             command += ["-precision", precision, "-output_dir", precision]
