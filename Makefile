@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/python run.py -input_dir $(RUN)/input -output_dir $(RUN)/results -generator demo \
 	  -duplicates 4 -seed 0 -sheet -animation gif -overwrite
 
-# How fast a search is here; let nothing else run. Ten minutes on two cores.
+# How fast a search is here; let nothing else run. Five minutes on two cores, more on slow ones.
 bench: .venv/installed
 	$(BIN)/python bench.py
 

@@ -17,7 +17,6 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,153 +24,9 @@ from torch import Tensor
 
 from accelerate import Accelerator
 from generators import Generator, load_generator
-from latents import Latent, draw, read_latent, redraw, starting_point
-from loss import LossBuilder
+from latents import Latent, read_latent, redraw
 from settings import Settings, require_seed
-from SphericalOptimizer import SphericalOptimizer
-
-OPTIMISERS = {
-    "sgd": (torch.optim.SGD, {}),
-    "sgdm": (torch.optim.SGD, {"momentum": 0.9}),
-    "adam": (torch.optim.Adam, {}),
-    "adamax": (torch.optim.Adamax, {}),
-}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the search reached for one picture: the figures of its best iterate."""
-
-    seed: int
-    l2: float  # mean squared difference of DS(HR), HR not clamped, and the LR; pixels in [0, 1]
-    geocross: float
-    total: float  # the loss of loss_str
-    best_step: int  # from 0; −1 where no iterate had a finite loss
-    within_eps: bool
-
-
-def lr_multiplier(schedule: str, step: int, steps: int) -> float:
-    """The learning rate at `step` of `steps`, as a multiple of the one that was set.
-
-    linear1cycle: (9·(1 − |2x/T − 1|) + 1)/10. linear1cycledrop: that over the first 0.9·T, then
-    from 1/10 down to 1/1000 in a line.
-    """
-    if schedule == "fixed":
-        return 1.0
-    ramp = steps if schedule == "linear1cycle" else 0.9 * steps
-    if step < ramp or schedule == "linear1cycle":
-        return (9 * (1 - abs(2 * step / ramp - 1)) + 1) / 10
-    return 1 / 10 + (step - ramp) / (0.1 * steps) * (1 / 1000 - 1 / 10)
-
-
-class Walk:
-    """The search for the pictures of one batch, which share nothing but the arithmetic; it moves by
-    `step()`.
-    """
-
-    def __init__(
-        self, generator: Generator, ref_im: Tensor, settings: Settings, seeds: Sequence[int]
-    ):
-        self.generator, self.settings, self.seeds = generator, settings, seeds
-        device = generator.mean.device
-        ref_im = ref_im.to(device)
-        starts = [starting_point(generator, settings, seed) for seed in seeds]
-        self.v = torch.cat([v for v, _ in starts]).to(device).requires_grad_()  # (B, L or 1, d)
-        self.noise = [
-            torch.cat(maps).to(device) for maps in zip(*(noise for _, noise in starts), strict=True)
-        ]
-        roles = settings.noise_roles(generator.num_layers)
-        self.searched = [layer for layer, role in enumerate(roles) if role == "trainable"]
-        searched = [self.v, *(self.noise[layer].requires_grad_() for layer in self.searched)]
-        optimiser, options = OPTIMISERS[settings.opt_name]
-        self.optimiser = SphericalOptimizer(
-            optimiser, searched, lr=settings.learning_rate, **options
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser.opt,
-            lambda step: lr_multiplier(settings.lr_schedule, step, settings.steps),
-        )
-        self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps)
-        self.steps_done = 0
-        B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
-        self.best = {
-            "HR": torch.zeros(B, 3, S, S, device=device),
-            "LR": torch.zeros(B, 3, h, h, device=device),
-            "total": torch.full((B,), torch.inf, device=device),
-            "MSE": torch.full((B,), torch.nan, device=device),
-            "GEOCROSS": torch.full((B,), torch.nan, device=device),
-            "step": torch.full((B,), -1, device=device),
-            "within": torch.zeros(B, dtype=torch.bool, device=device),
-            "w": torch.zeros_like(self.v, requires_grad=False),
-            **{layer: torch.zeros_like(self.noise[layer]).detach() for layer in self.searched},
-        }
-        self.iterate = self.best["HR"], self.best["LR"]  # the last one judged, not clamped
-
-    def step(self) -> dict[str, Tensor]:
-        """Judge the present iterate, then move, unless it is the last.
-
-        Returns its figures: "L2" (the mean squared difference, not bounded by eps), "GEOCROSS" and
-        "total", each (B,) and on the device.
-        """
-        last = self.steps_done + 1 == self.settings.steps
-        with torch.set_grad_enabled(not last):
-            w = self.generator.w_of(self.v)
-            HR = draw(self.generator, w, self.noise)
-            total, terms = self.loss(w, HR)
-        self.iterate = HR.detach(), terms["LR"].detach()
-        self._keep_best(total.detach(), HR.detach(), w.detach(), terms)
-        if not last:
-            self.optimiser.zero_grad()
-            total.sum().backward()
-            self.optimiser.step()
-            self.scheduler.step()
-        self.steps_done += 1
-        figures = {"L2": terms["MSE"], "GEOCROSS": terms["GEOCROSS"], "total": total}
-        return {name: values.detach() for name, values in figures.items()}
-
-    @torch.no_grad()
-    def _keep_best(self, total: Tensor, HR: Tensor, w: Tensor, terms: dict[str, Tensor]) -> None:
-        """Per picture: an iterate within eps beats all that are not; of two alike the lower total,
-        the earlier on a tie.
-        """
-        best = self.best
-        within = terms["MSE"] <= self.settings.eps
-        better = (within & ~best["within"]) | ((within == best["within"]) & (total < best["total"]))
-        better &= total.isfinite()
-        present = {
-            "HR": HR,
-            "LR": terms["LR"],
-            "total": total,
-            "MSE": terms["MSE"],
-            "GEOCROSS": terms["GEOCROSS"],
-            "step": torch.full_like(best["step"], self.steps_done),
-            "within": within,
-            "w": w,
-            **{layer: self.noise[layer].detach() for layer in self.searched},
-        }
-        for name, value in present.items():
-            chosen = better.view(-1, *[1] * (value.ndim - 1))
-            torch.where(chosen, value, best[name], out=best[name])
-
-    def pictures(self) -> tuple[Tensor, Tensor]:
-        """The best so far: HR (B, 3, S, S) and LR = DS of the unclamped HR (B, 3, h, h), both
-        clamped to [0, 1], on the CPU.
-        """
-        return self.best["HR"].clamp(0, 1).cpu(), self.best["LR"].clamp(0, 1).cpu()
-
-    def latents(self) -> list[Latent]:
-        """What the best so far were drawn from, one Latent per picture."""
-        parts = {name: self.best[name].to("cpu", copy=True) for name in ("w", *self.searched)}
-        return [
-            Latent(parts["w"][i], {layer: parts[layer][i, 0] for layer in self.searched})
-            for i in range(len(self.seeds))
-        ]
-
-    def results(self) -> list[Result]:
-        """The figures of the best so far, one per picture."""
-        names = ("MSE", "GEOCROSS", "total", "step", "within")
-        columns = [self.best[name].tolist() for name in names]
-        return [Result(*row) for row in zip(self.seeds, *columns, strict=True)]
+from walk import Result, Walk
 
 
 class Search:
@@ -182,13 +37,22 @@ class Search:
     picture's result does not depend on its neighbours to the last bit.
     """
 
-    def __init__(self, generator, ref_im, settings, seeds, save_intermediate, on_step):
+    def __init__(
+        self,
+        generator: Generator,
+        ref_im: Tensor,
+        settings: Settings,
+        seeds: Sequence[int],
+        save_intermediate: bool,
+        on_step: Callable[[int, dict[str, Tensor]], None] | None,
+        replay: bool,
+    ):
         self.steps = settings.steps
         self.save_intermediate, self.on_step = save_intermediate, on_step
         alone = generator.mean.device.type == "cpu"
         size = 1 if alone else len(seeds)
         self.walks = [
-            Walk(generator, ref_im[i : i + size], settings, seeds[i : i + size])
+            Walk(generator, ref_im[i : i + size], settings, seeds[i : i + size], replay)
             for i in range(0, len(seeds), size)
         ]
 
@@ -313,7 +177,8 @@ class PULSE:
         for each in seeds:
             require_seed(each)
         self.accelerate(settings.steps)
-        return Search(self.generator, ref_im, settings, seeds, save_intermediate, on_step)
+        replay = self._accelerator.replays(settings.steps)
+        return Search(self.generator, ref_im, settings, seeds, save_intermediate, on_step, replay)
 
     def render(self, file: str | os.PathLike) -> Tensor:
         """The picture of a latent file that `run.py -save_latent` wrote: HR (1, 3, S, S) in [0, 1],

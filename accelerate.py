@@ -1,7 +1,8 @@
 """How the synthesis network is computed in a search: the one place where that is decided.
 
 `plain` is stylegan.py, the reference, which no search uses. `eager` is fast.py with PyTorch's own
-operations; `compiled` is fast.py with fast.c on a CPU, and with torch.compile on CUDA.
+operations; `compiled` is fast.py with fast.c on a CPU, and with torch.compile on CUDA. There, steps
+are also launched as a whole (replay.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ from stylegan import G_synthesis
 # a picture's result must not depend on how many are made with it.
 PAYS_ON_CPU = 100_000
 PAYS_ON_CUDA = 20_000_000
+
+REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
+
+# Multiply-adds of a forward pass below which one thread computes a search on a CPU. Two gain
+# little there (bench.md), and where another program wants one of the processors, each waits for
+# the other at every layer: then they are five times slower.
+ONE_THREAD = 1_000_000_000
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
@@ -57,6 +65,32 @@ def has_bfloat16() -> bool:
     return bool(probe()) if probe is not None else False
 
 
+def multiply_adds(network: G_synthesis, folded: bool) -> int:
+    """Of one forward pass of one picture, convolutions only; `folded`: with the ×2 of small blocks
+    folded into their kernels, 4 products a pixel instead of 9.
+    """
+    total = 0
+    for size, block in network.blocks.items():
+        pixels = int(size.split("x")[0]) ** 2
+        if size != "4x4":
+            up = block.conv0_up
+            products = 4 if up.fused or folded else 9
+            total += products * up.weight[..., 0, 0].numel() * pixels
+        conv = block.conv if size == "4x4" else block.conv1
+        total += conv.weight.numel() * pixels
+    return total + network.torgb.weight.numel() * pixels
+
+
+def choose_threads(threads: int | None, network: G_synthesis) -> int:
+    """How many CPU threads search `network`: `threads`, or for None PyTorch's own number, and one
+    where the network is small. On the generator alone, so that a run repeats another.
+    """
+    if threads is not None:
+        return threads
+    small = multiply_adds(network, folded=True) < ONE_THREAD
+    return 1 if small else torch.get_num_threads()
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep large blocks that are freed, for the next step, which needs the same.
 
@@ -88,6 +122,7 @@ class Accelerator:
         self.synthesis, self.cache_dir, self.compile = synthesis, cache_dir, compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
+        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         if self.device.type == "cuda":
             tf32 = self.precision == "tf32"
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -117,18 +152,22 @@ class Accelerator:
             self._made[name] = self._fast(TorchKernels())
         return name, self._made[name]
 
+    def replays(self, steps: int) -> bool:
+        """Whether steps of such searches are launched as a whole (replay.py): on CUDA, as soon as
+        that is less work than recording one.
+        """
+        pays = self.compile == "on" or steps >= REPLAY_PAYS
+        return self.device.type == "cuda" and self.compile != "off" and pays
+
     def _fast(self, kernels: Kernels) -> FastSynthesis:
-        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        return FastSynthesis(self.synthesis, kernels, dtype)
+        return FastSynthesis(self.synthesis, kernels, self.dtype)
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""
         if self.device.type == "cpu":
-            if self.precision != "float32":
-                return None, "fast.c computes in float32 only"
             import native
 
-            return native.load(self.cache_dir)
+            return native.load(self.cache_dir, self.dtype)
         if self.device.type == "cuda":
             from fast import inductor_kernels
 

@@ -7,11 +7,15 @@ examples:
       smaller, and only the time of a step
   python bench.py -json bench.json
       the figures for a program as well
+  python bench.py -parts faces -faces photographs
+      how well searches end on the plain and on the fast forms of the demo generator, which need not
+      be alone on the machine
 
 Let nothing else run meanwhile. Each row of the table is a process of its own, so that peak memory
 is its own, and times the search's real step: forward, loss, backward, optimiser, projection. The
-floor is the arithmetic that a step cannot do without, over the rate at which this machine
-multiplies matrices in that precision, measured in the same run.
+floor is the arithmetic that a step cannot do without, over the rate at which this machine computes
+in that precision, measured in the same run: that of square matrices or of one large convolution,
+whichever is higher.
 """
 
 from __future__ import annotations
@@ -33,16 +37,20 @@ import torch.nn.functional as F
 from PIL import Image
 
 import stylegan
-from accelerate import has_bfloat16
+from accelerate import has_bfloat16, multiply_adds
 from atomic import atomic_write
 from commandline import OK, Parser, Unusable, run_command, shown
+from equivalence import compare
 from generators import DEMO
-from PULSE import PULSE, Walk, choose_device
+from images import list_pictures, read_picture, to_tensor
+from machine import machine_rates, processor, wait_for_device
+from PULSE import PULSE, choose_device
 from settings import PRECISIONS, Settings
 from stylegan import G_synthesis
+from walk import Walk
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("steps", "start", "runs")
+PARTS = ("steps", "start", "runs", "faces")
 PLAIN_LIBRARY = "plain, F.instance_norm"
 STEPS = 100  # of a search, by which images per minute are reckoned
 
@@ -73,11 +81,6 @@ def random_generator(path: Path, resolution: int) -> None:
         },
         path,
     )
-
-
-def wait_for_device(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
@@ -112,42 +115,6 @@ def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Pa
     return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
 
 
-# ------------------------------------------------------------ the floor
-
-
-def multiply_adds(network: G_synthesis, folded: bool) -> int:
-    """Of one forward pass, convolutions only; `folded`: with the ×2 of small blocks folded into
-    their kernels, 4 products a pixel instead of 9.
-    """
-    total = 0
-    for size, block in network.blocks.items():
-        pixels = int(size.split("x")[0]) ** 2
-        if size != "4x4":
-            up = block.conv0_up
-            products = 4 if up.fused or folded else 9
-            total += products * up.weight[..., 0, 0].numel() * pixels
-        conv = block.conv if size == "4x4" else block.conv1
-        total += conv.weight.numel() * pixels
-    return total + network.torgb.weight.numel() * pixels
-
-
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """Multiply-adds a second in products of square matrices, the median of nine."""
-    size = 2048 if device.type == "cpu" else 8192
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(11):
-        wait_for_device(device)
-        start = time.perf_counter()
-        a @ b
-        wait_for_device(device)
-        seconds.append(time.perf_counter() - start)
-    return size**3 / statistics.median(seconds[2:])
-
-
 # ------------------------------------------------------------ the parts of the table
 
 
@@ -177,7 +144,6 @@ def rows_for(device: torch.device, batches: list[int]) -> list[Row]:
         for batch in batches
         for precision in precisions
         for formulation in fast
-        if formulation == "eager" or precision == "float32" or device.type == "cuda"
     ]
 
 
@@ -189,7 +155,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
         f"multiply-adds of a step: {needed / 1e9:.1f} G "
         f"({2 * multiply_adds(network, folded=False) / 1e9:.1f} G with ×2 as nearest neighbour)"
     )
-    rates: dict[str, float] = {}
+    rates: dict[str, dict[str, float]] = {}
     rows, first = [], None
     print(
         f"{'formulation':26}{'precision':10}{'batch':>5}{'ms/step':>9}{'range':>13}{'images/min':>11}"
@@ -198,7 +164,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
     )
     for row in rows_for(device, args.batches):
         if row.precision not in rates:
-            rates[row.precision] = matrix_rate(device, row.precision)
+            rates[row.precision] = machine_rates(device, row.precision)
         request = {
             "row": asdict(row),
             "file": str(file),
@@ -214,7 +180,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
             continue
         seconds = statistics.median(figures["seconds"])
         first = first or seconds
-        floor = needed * row.batch / rates[row.precision]
+        floor = needed * row.batch / max(rates[row.precision].values())
         figures |= {
             **asdict(row),
             "median": seconds,
@@ -230,8 +196,9 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
             f"{figures['times_faster']:9.2f}{figures['times_floor']:8.2f}",
             flush=True,
         )
-    for precision, rate in rates.items():
-        print(f"matrix rate {precision}: {2 * rate / 1e9:.0f} GFLOP/s")
+    for precision, of in rates.items():
+        told = ", ".join(f"{work} {2 * rate / 1e9:.0f}" for work, rate in of.items())
+        print(f"rate in {precision}, GFLOP/s: {told}; the floor is by the higher one")
     return rows
 
 
@@ -287,13 +254,16 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
     return figures
 
 
-def processor() -> str:
-    """The name of this machine's processor, as far as the system tells."""
+def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
+    """The searches of equivalence.py, for the faces at 16×16 pixels. Raises: Unusable."""
+    words = ["-input_dir", args.faces, "-output_dir", folder / "lr", "-mode", "resize", "-quiet"]
+    words += ["-output_size", 16]
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        in_process(str(ROOT / "align_face.py"), *map(str, words))
+    except RuntimeError as error:
+        raise Unusable(f"-faces {shown(args.faces)}: {shown(str(error))}") from None
+    pictures = [to_tensor(read_picture(path)) for path in list_pictures(folder / "lr")[0]]
+    return compare(DEMO, device, folder / "demo", torch.stack(pictures), args.steps)
 
 
 def parser() -> Parser:
@@ -305,8 +275,10 @@ def parser() -> Parser:
         "batches", "batch sizes", shown="1, on CUDA 1 4 16 32", nargs="+", type=int, metavar="B"
     )
     flags.flag(
-        "parts", "of steps, start and runs", list(PARTS), nargs="+", choices=PARTS, shown="all"
+        "parts", "of steps, start, runs and faces", nargs="+", choices=PARTS, shown="all but faces"
     )
+    flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
+    flags.flag("steps", "of each search of that part", STEPS, type=int)
     flags.flag("json", "write the figures to this file as well", type=Path, metavar="FILE")
     flags.flag("row", "for its own use: one row, as JSON, in this process", metavar="JSON")
     return flags
@@ -327,6 +299,9 @@ def main() -> int:
         raise Unusable(
             f"resolution must be a power of two of at least 64, not {args.resolution}: LR are 32"
         )
+    args.parts = args.parts or [part for part in PARTS if part != "faces"]
+    if ("faces" in args.parts) != (args.faces is not None):
+        raise Unusable("the part faces needs a folder of them: -parts faces -faces FOLDER")
     try:
         device = choose_device(args.device)
     except ValueError as error:
@@ -346,13 +321,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         file = folder / "random.pt"
-        random_generator(file, args.resolution)
+        if set(args.parts) != {"faces"}:
+            random_generator(file, args.resolution)
         if "steps" in args.parts:
             figures["steps"] = measure_steps(args, device, file, folder / "cache")
         if "start" in args.parts:
             figures["start"] = measure_start(device, file, folder)
         if "runs" in args.parts:
             figures["runs"] = measure_runs(device, file, args.resolution, folder)
+        if "faces" in args.parts:
+            figures["faces"] = measure_faces(args, device, folder)
     if args.json:
         try:
             with atomic_write(args.json) as out:

@@ -1,10 +1,13 @@
 /* What lies between two convolutions of the synthesis network, in as few passes over memory as it
  * takes. fast.py says what each function computes, compiles this file and calls it.
  *
- * Pictures are (rows, width, channels) in float32, channels last; one picture at a time. Rows are
- * shared out between threads in pieces that do not depend on the number of threads, and sums are
- * added up in the order of the rows: so a result does not depend on it either.
+ * Pictures are (rows, width, channels), channels last, one picture at a time: of float32, or with
+ * -DBFLOAT16 of bfloat16, in which they are only stored; everything else is float32, and sums over
+ * more than a row are float64. Rows are shared out between threads in pieces that do not depend on
+ * the number of threads, and sums are added up in the order of the rows: so a result does not
+ * depend on it either.
  */
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,55 +16,95 @@
 #define SIMD _Pragma("omp simd")
 #define INLINE static inline __attribute__((always_inline))
 
-/* Runs body(C) with C a constant where it is a usual number, which lets the compiler unroll. */
+#define COLOURS 3
+#define TILE 16 /* pixels */
+
+/* Runs body(K, c) for the K channels from c on, K a constant where that is possible: sums and
+ * coefficients of so few channels stay in registers. */
 #define FOR_CHANNELS(body) \
-    switch (channels) { \
-    case 16: body(16); break; \
-    case 32: body(32); break; \
-    case 64: body(64); break; \
-    case 128: body(128); break; \
-    default: body(channels); \
+    if (channels % 32 == 0) { \
+        for (long c = 0; c < channels; c += 32) { body(32, c); } \
+    } else if (channels % 16 == 0) { \
+        for (long c = 0; c < channels; c += 16) { body(16, c); } \
+    } else { \
+        body(channels, 0); \
     }
+
+#ifdef BFLOAT16
+typedef uint16_t pixel; /* the upper half of a float32 */
+
+INLINE float value(pixel x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* To the nearest, of two as near the even one; what is not a number stays so. */
+INLINE pixel rounded(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return f == f ? nearest : 0x7fc0;
+}
+#else
+typedef float pixel;
+INLINE float value(pixel x) { return x; }
+INLINE pixel rounded(float f) { return f; }
+#endif
 
 static long pieces_of(long rows) { return rows < 64 ? rows : 64; }
 
-/* [1 2 1]/4 down three rows, then along the row; NULL is a row of zeros beyond the edge. */
-INLINE void blur_row(const float *above, const float *here, const float *below, float *down,
-                     float *out, long width, const long C)
-{
-    const long n = width * C;
-    float *d = down + C; /* one pixel of zeros on either side */
-    if (above && below) {
-        SIMD for (long i = 0; i < n; i++) d[i] = (above[i] + below[i]) * 0.0625f + here[i] * 0.125f;
-    } else if (above || below) {
-        const float *other = above ? above : below;
-        SIMD for (long i = 0; i < n; i++) d[i] = other[i] * 0.0625f + here[i] * 0.125f;
-    } else {
-        SIMD for (long i = 0; i < n; i++) d[i] = here[i] * 0.125f;
+/* [1 2 1]/16 down three rows into `down`, which has a pixel of zeros on either side; NULL is a row
+ * of zeros beyond the edge. Along the row, ACROSS is the rest of the blur. */
+#define DEFINE_DOWN(name, type, value) \
+    INLINE void name(const type *above, const type *here, const type *below, float *down, long n) \
+    { \
+        if (above && below) { \
+            SIMD for (long i = 0; i < n; i++) \
+                down[i] = (value(above[i]) + value(below[i])) * 0.0625f + value(here[i]) * 0.125f; \
+        } else if (above || below) { \
+            const type *other = above ? above : below; \
+            SIMD for (long i = 0; i < n; i++) \
+                down[i] = value(other[i]) * 0.0625f + value(here[i]) * 0.125f; \
+        } else { \
+            SIMD for (long i = 0; i < n; i++) down[i] = value(here[i]) * 0.125f; \
+        } \
     }
-    SIMD for (long i = 0; i < n; i++) out[i] = d[i - C] + d[i + C] + 2 * d[i];
-}
+DEFINE_DOWN(down_pixels, pixel, value)
+DEFINE_DOWN(down_floats, float, )
+#define ACROSS(down, i, C) ((down)[(i) - (C)] + (down)[(i) + (C)] + 2 * (down)[i])
 
-/* In place: x = LeakyReLU(x + bias + weight * noise); sums of x - k and of its square, where k is
- * the first pixel, so that little is lost where a channel is nearly constant. */
-INLINE void leaky_row(float *x, const float *bias, const float *weight, const float *noise,
-                      float *sum, float *square, float *k, long width, const long C)
+/* Of K of the C channels: x = LeakyReLU(y + bias + weight * noise), y that of `down` where there is
+ * one. To part[0 …] the sum of x is added, to part[C …] that of its square, both of a row taken
+ * about its first pixel, so that little is lost where a channel is nearly constant. */
+INLINE void leaky_row(const pixel *y, const float *down, pixel *x, const float *bias,
+                      const float *weight, const float *noise, double *part, long width, long C,
+                      const long K)
 {
-    for (long c = 0; c < C; c++) {
-        const float u = x[c] + bias[c] + weight[c] * (noise ? noise[0] : 0);
-        k[c] = u > 0 ? u : SLOPE * u;
-        sum[c] = square[c] = 0;
-    }
-    for (long p = 0; p < width; p++, x += C) {
+    float sum[K], square[K], first[K];
+    for (long p = 0; p < width; p++, y += C, x += C) {
         const float n = noise ? noise[p] : 0;
-        SIMD for (long c = 0; c < C; c++) {
-            float u = x[c] + bias[c] + weight[c] * n;
-            u = u > 0 ? u : SLOPE * u;
-            x[c] = u;
-            u -= k[c];
+        if (!p)
+            for (long c = 0; c < K; c++) {
+                const float u = (down ? ACROSS(down, c, C) : value(y[c])) + bias[c] + weight[c] * n;
+                first[c] = u > 0 ? u : SLOPE * u;
+                sum[c] = square[c] = 0;
+            }
+        SIMD for (long c = 0; c < K; c++) {
+            float u = (down ? ACROSS(down, p * C + c, C) : value(y[c])) + bias[c] + weight[c] * n;
+            x[c] = rounded(u > 0 ? u : SLOPE * u);
+            u = value(x[c]) - first[c];
             sum[c] += u;
             square[c] += u * u;
         }
+    }
+    for (long c = 0; c < K; c++) {
+        const double s = sum[c], k = first[c];
+        part[c] += s + width * k;
+        part[C + c] += square[c] + 2 * k * s + width * k * k;
     }
 }
 
@@ -72,9 +115,9 @@ static void add_up(const double *parts, double *sums, long pieces, long n)
         for (long i = 0; i < n; i++) sums[i] += parts[piece * n + i];
 }
 
-/* x = LeakyReLU(y + bias + weight * noise), y blurred before if `blur`; moments: per channel the
- * mean of x, then its biased variance. */
-int pulse_leaky(const float *y, float *x, const float *bias, const float *weight,
+/* x = LeakyReLU(y + bias + weight * noise), y blurred before if `blur` (then x is not y); moments:
+ * per channel the mean of x, then its biased variance. */
+int pulse_leaky(const pixel *y, pixel *x, const float *bias, const float *weight,
                 const float *noise, double *moments, long rows, long width, long channels, int blur,
                 int threads)
 {
@@ -83,29 +126,29 @@ int pulse_leaky(const float *y, float *x, const float *bias, const float *weight
     int failed = !parts;
     #pragma omp parallel num_threads(threads)
     {
-        float *room = calloc(n + 5 * channels, sizeof(float));
+        float *room = calloc(blur ? n + 2 * channels : 1, sizeof(float));
         #pragma omp for schedule(static)
         for (long piece = 0; piece < pieces; piece++) {
             if (!room || !parts) { failed = 1; continue; }
             double *part = parts + piece * 2 * channels;
-            float *sum = room + n + 2 * channels;
+            float *down = room + channels;
             const long last = (piece + 1) * rows / pieces;
             for (long r = piece * rows / pieces; r < last; r++) {
-                const float *here = y + r * n;
-                float *to = x + r * n, *nowhere = 0;
-                const float *above = r > 0 ? here - n : nowhere;
-                const float *below = r + 1 < rows ? here + n : nowhere;
-                const float *maps = noise ? noise + r * width : nowhere;
-#define BODY(C) \
-    if (blur) blur_row(above, here, below, room, to, width, C); \
-    else if (to != here) memcpy(to, here, n * sizeof(float)); \
-    leaky_row(to, bias, weight, maps, sum, sum + (C), sum + 2 * (C), width, C)
-                FOR_CHANNELS(BODY)
+                const pixel *here = y + r * n, *edge = 0;
+                const float *maps = noise ? noise + r * width : 0;
+                if (blur) {
+                    down_pixels(r > 0 ? here - n : edge, here, r + 1 < rows ? here + n : edge,
+                                down, n);
+#define BODY(K, c) \
+    leaky_row(here + c, down + c, x + r * n + c, bias + c, weight + c, maps, part + c, width, \
+              channels, K)
+                    FOR_CHANNELS(BODY)
 #undef BODY
-                for (long c = 0; c < channels; c++) {
-                    const double s = sum[c], k = sum[2 * channels + c];
-                    part[c] += s + width * k;
-                    part[channels + c] += sum[channels + c] + 2 * k * s + width * k * k;
+                } else {
+#define BODY(K, c) \
+    leaky_row(here + c, 0, x + r * n + c, bias + c, weight + c, maps, part + c, width, channels, K)
+                    FOR_CHANNELS(BODY)
+#undef BODY
                 }
             }
         }
@@ -125,105 +168,173 @@ int pulse_leaky(const float *y, float *x, const float *bias, const float *weight
 }
 
 /* out = a * (x - mean) + b; a, mean and b per channel. */
-int pulse_affine(const float *x, float *out, const float *mean, const float *a, const float *b,
+int pulse_affine(const pixel *x, pixel *out, const float *mean, const float *a, const float *b,
                  long pixels, long channels, int threads)
 {
     const long pieces = pieces_of(pixels);
     #pragma omp parallel for schedule(static) num_threads(threads)
     for (long piece = 0; piece < pieces; piece++) {
-        const long last = (piece + 1) * pixels / pieces;
-        for (long p = piece * pixels / pieces; p < last; p++) {
-            const float *from = x + p * channels;
-            float *to = out + p * channels;
-#define BODY(C) SIMD for (long c = 0; c < (C); c++) to[c] = a[c] * (from[c] - mean[c]) + b[c]
-            FOR_CHANNELS(BODY)
+        const long first = piece * pixels / pieces, last = (piece + 1) * pixels / pieces;
+#define BODY(K, c) \
+    for (long p = first; p < last; p++) \
+        SIMD for (long i = c; i < c + K; i++) \
+            out[p * channels + i] = rounded(a[i] * (value(x[p * channels + i]) - mean[i]) + b[i])
+        FOR_CHANNELS(BODY)
 #undef BODY
-        }
     }
     return 0;
 }
 
-/* Per channel: sum of g, then sum of g * (x - mean). */
-int pulse_sums(const float *g, const float *x, const float *mean, double *sums, long rows,
-               long width, long channels, int threads)
+/* out (COLOURS, pixels), float32: a * (x - mean) + b; a (COLOURS, channels), b (COLOURS). */
+int pulse_picture(const pixel *x, float *out, const float *mean, const float *a, const float *b,
+                  long pixels, long channels, int threads)
+{
+    const long pieces = (pixels + TILE - 1) / TILE;
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (long piece = 0; piece < pieces; piece++) {
+        const long first = piece * TILE, some = pixels - first < TILE ? pixels - first : TILE;
+        float sums[COLOURS][TILE];
+        for (long k = 0; k < COLOURS; k++)
+            for (long p = 0; p < TILE; p++) sums[k][p] = b[k];
+#define BODY(K, c) \
+    float turned[K][TILE]; /* the pixels of a channel beside each other */ \
+    for (long p = 0; p < some; p++) \
+        for (long i = 0; i < K; i++) \
+            turned[i][p] = value(x[(first + p) * channels + c + i]) - mean[c + i]; \
+    for (long i = 0; i < K; i++) \
+        SIMD for (long p = 0; p < TILE; p++) \
+            for (long k = 0; k < COLOURS; k++) \
+                sums[k][p] += a[k * channels + c + i] * turned[i][p]
+        FOR_CHANNELS(BODY)
+#undef BODY
+        for (long k = 0; k < COLOURS; k++)
+            memcpy(out + k * pixels + first, sums[k], some * sizeof(float));
+    }
+    return 0;
+}
+
+/* A row of the gradient for x, of that for a picture, `grad` (COLOURS, pixels): its products with
+ * weight (COLOURS, C). */
+INLINE void colours_row(const float *grad, const float *weight, pixel *g, long width, long pixels,
+                        long C, const long K)
+{
+    const float *grad1 = grad + pixels, *grad2 = grad + 2 * pixels;
+    const float *weight1 = weight + C, *weight2 = weight + 2 * C;
+    for (long p = 0; p < width; p++, g += C)
+        SIMD for (long c = 0; c < K; c++)
+            g[c] = rounded(weight[c] * grad[p] + weight1[c] * grad1[p] + weight2[c] * grad2[p]);
+}
+
+/* Of K of the C channels, added to part[0 …] and part[C …]: g, and g * (x - mean). */
+INLINE void sums_row(const pixel *g, const pixel *x, const float *mean, double *part, long width,
+                     long C, const long K)
+{
+    float sum[K], product[K];
+    for (long c = 0; c < K; c++) sum[c] = product[c] = 0;
+    for (long p = 0; p < width; p++, g += C, x += C)
+        SIMD for (long c = 0; c < K; c++) {
+            sum[c] += value(g[c]);
+            product[c] += value(g[c]) * (value(x[c]) - mean[c]);
+        }
+    for (long c = 0; c < K; c++) {
+        part[c] += sum[c];
+        part[C + c] += product[c];
+    }
+}
+
+/* Per channel: sum of g, then sum of g * (x - mean). Where `grad` is not NULL, g is that of
+ * colours_row. */
+int pulse_sums(const pixel *g, const float *grad, const float *weight, const pixel *x,
+               const float *mean, double *sums, long rows, long width, long channels, int threads)
 {
     const long n = width * channels, pieces = pieces_of(rows);
     double *parts = calloc(pieces * 2 * channels, sizeof(double));
     int failed = !parts;
     #pragma omp parallel num_threads(threads)
     {
-        float *sum = malloc(2 * channels * sizeof(float));
+        pixel *own = malloc(grad ? n * sizeof(pixel) : 1);
         #pragma omp for schedule(static)
         for (long piece = 0; piece < pieces; piece++) {
-            if (!sum || !parts) { failed = 1; continue; }
+            if (!own || !parts) { failed = 1; continue; }
             double *part = parts + piece * 2 * channels;
             const long last = (piece + 1) * rows / pieces;
             for (long r = piece * rows / pieces; r < last; r++) {
-                const float *gr = g + r * n, *xr = x + r * n;
-                memset(sum, 0, 2 * channels * sizeof(float));
-#define BODY(C) \
-    for (long p = 0; p < width; p++, gr += (C), xr += (C)) \
-        SIMD for (long c = 0; c < (C); c++) { \
-            sum[c] += gr[c]; \
-            sum[(C) + c] += gr[c] * (xr[c] - mean[c]); \
-        }
+                const pixel *gr = grad ? own : g + r * n;
+#define BODY(K, c) \
+    if (grad) \
+        colours_row(grad + r * width, weight + c, own + c, width, rows * width, channels, K); \
+    sums_row(gr + c, x + r * n + c, mean + c, part + c, width, channels, K)
                 FOR_CHANNELS(BODY)
 #undef BODY
-                for (long c = 0; c < 2 * channels; c++) part[c] += sum[c];
             }
         }
-        free(sum);
+        free(own);
     }
     if (!failed) add_up(parts, sums, pieces, 2 * channels);
     free(parts);
     return failed;
 }
 
-/* du = (a * g + q * (x - mean) + p) * (x > 0 ? 1 : 0.2); a, q, p and mean per channel. */
-INLINE void leaky_grad_row(const float *g, const float *x, float *du, const float *mean,
-                           const float *a, const float *q, const float *p, long width,
-                           const long C)
+/* Of K of the C channels: du = (a * g + q * (x - mean) + p) * (x > 0 ? 1 : 0.2). It goes to `exact`
+ * where there is one, else, rounded, to du. */
+INLINE void leaky_grad_row(const pixel *g, const pixel *x, pixel *du, float *exact,
+                           const float *mean, const float *a, const float *q, const float *p,
+                           long width, long C, const long K)
 {
     for (long i = 0; i < width; i++, g += C, x += C, du += C)
-        SIMD for (long c = 0; c < C; c++) {
-            const float d = a[c] * g[c] + q[c] * (x[c] - mean[c]) + p[c];
-            du[c] = x[c] > 0 ? d : SLOPE * d;
+        SIMD for (long c = 0; c < K; c++) {
+            const float u = value(x[c]);
+            float d = a[c] * value(g[c]) + q[c] * (u - mean[c]) + p[c];
+            d = u > 0 ? d : SLOPE * d;
+            if (exact) exact[i * C + c] = d;
+            else du[c] = rounded(d);
         }
 }
 
-/* out = du of leaky_grad_row, blurred if `blur` (then out is not g). */
-int pulse_leaky_grad(const float *g, const float *x, float *out, const float *mean, const float *a,
-                     const float *q, const float *p, long rows, long width, long channels, int blur, int threads)
+/* out = du of leaky_grad_row, blurred if `blur` (then out is not g). Where `grad` is not NULL, g is
+ * that of colours_row. */
+int pulse_leaky_grad(const pixel *g, const float *grad, const float *weight, const pixel *x,
+                     pixel *out, const float *mean, const float *a, const float *q, const float *p,
+                     long rows, long width, long channels, int blur, int threads)
 {
     const long n = width * channels, pieces = pieces_of(rows);
     int failed = 0;
     #pragma omp parallel num_threads(threads)
     {
         /* du of three rows, one after the other, and room for the blur */
-        float *room = blur ? calloc(4 * n + 2 * channels, sizeof(float)) : 0;
+        float *room = calloc(blur ? 4 * n + 2 * channels : 1, sizeof(float));
+        pixel *own = malloc(grad ? n * sizeof(pixel) : 1);
         #pragma omp for schedule(static)
         for (long piece = 0; piece < pieces; piece++) {
-            if (blur && !room) { failed = 1; continue; }
+            if (!room || !own) { failed = 1; continue; }
             const long first = piece * rows / pieces, last = (piece + 1) * rows / pieces;
-            float *down = room + 3 * n, *nowhere = 0;
-#define BODY(C) \
-    if (!blur) { \
-        leaky_grad_row(g + first * n, x + first * n, out + first * n, mean, a, q, p, \
-                       (last - first) * width, C); \
-    } else { \
-        for (long r = first - 1; r <= last; r++) { \
-            if (r >= 0 && r < rows) \
-                leaky_grad_row(g + r * n, x + r * n, room + r % 3 * n, mean, a, q, p, width, C); \
-            const long done = r - 1; \
-            if (done >= first) \
-                blur_row(done > 0 ? room + (done + 2) % 3 * n : nowhere, room + done % 3 * n, \
-                         r < rows ? room + r % 3 * n : nowhere, down, out + done * n, width, C); \
-        } \
-    }
-            FOR_CHANNELS(BODY)
+            float *down = room + 3 * n + channels, *edge = 0;
+            for (long r = first - blur; r < last + blur; r++) {
+                if (r >= 0 && r < rows) {
+                    const pixel *gr = grad ? own : g + r * n;
+                    float *exact = blur ? room + r % 3 * n : edge;
+#define BODY(K, c) \
+    if (grad) \
+        colours_row(grad + r * width, weight + c, own + c, width, rows * width, channels, K); \
+    if (exact) \
+        leaky_grad_row(gr + c, x + r * n + c, 0, exact + c, mean + c, a + c, q + c, p + c, width, \
+                       channels, K); \
+    else \
+        leaky_grad_row(gr + c, x + r * n + c, out + r * n + c, 0, mean + c, a + c, q + c, p + c, \
+                       width, channels, K)
+                    FOR_CHANNELS(BODY)
 #undef BODY
+                }
+                const long done = r - 1;
+                if (!blur || done < first) continue;
+                down_floats(done > 0 ? room + (done + 2) % 3 * n : edge, room + done % 3 * n,
+                            r < rows ? room + r % 3 * n : edge, down, n);
+                pixel *to = out + done * n;
+                SIMD for (long i = 0; i < n; i++) to[i] = rounded(ACROSS(down, i, channels));
+            }
         }
         free(room);
+        free(own);
     }
     return failed;
 }

@@ -11,7 +11,7 @@ What is different from stylegan.py, which stays the reference that this is teste
 - there is no gradient for weights, so that backward needs nothing of a layer but its activation
   after LeakyReLU: the input of a convolution is not kept;
 - what lies between two convolutions (blur, bias, noise, LeakyReLU, instance norm, style) takes
-  two passes over memory forward and two backward, in the four functions of a `Kernels`.
+  two passes over memory forward and two backward, in the functions of a `Kernels`.
 
 With x the activation after LeakyReLU, instance norm and style are one affine map per channel,
 x̂ = a·(x − mean) + s₁, a = (s₀ + 1)/√(var + 1e-5). Of the gradient g for x̂ only two sums per
@@ -49,6 +49,25 @@ class Kernels(Protocol):
 
     def affine(self, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, overwrite: bool) -> Tensor:
         """a·(x − mean) + b, in x itself if `overwrite`."""
+
+    def picture(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        a: Tensor,
+        b: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        overwrite: bool,
+    ) -> Tensor:
+        """weight·(a·(x − mean) + b) + bias for weight (3, C) and bias (3,): (B, 3, r, r), float32
+        and contiguous. May overwrite x if `overwrite`.
+        """
+
+    def picture_grad(self, grad: Tensor, weight: Tensor, dtype: torch.dtype):
+        """Of the gradient (B, 3, r, r) for `picture`, that for the affine map within: a g for
+        `sums` and `leaky_grad` of the same kernels, in whatever form they take it.
+        """
 
     def sums(self, g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Σg and Σg·(x − mean) over the pixels."""
@@ -90,6 +109,16 @@ class TorchKernels:
         mean, a, b = (per_channel(each).to(x.dtype) for each in (mean, a, b))
         return (x.sub_(mean) if overwrite else x - mean).mul_(a).add_(b)
 
+    def picture(self, x, mean, a, b, weight, bias, overwrite):
+        x = self.affine(x, mean, a, b, overwrite)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2).float()  # (B, r·r, C)
+        picture = torch.matmul(weight, pixels.transpose(1, 2))
+        return picture.add_(bias[:, None]).view(len(x), -1, *x.shape[2:])
+
+    def picture_grad(self, grad, weight, dtype):
+        g = torch.matmul(grad.flatten(2).transpose(1, 2), weight).to(dtype)  # (B, r·r, C)
+        return g.view(len(grad), *grad.shape[2:], -1).permute(0, 3, 1, 2)  # channels last
+
     def sums(self, g, x, mean):
         centred = x - per_channel(mean).to(x.dtype)
         of_g, of_product = (each.sum((2, 3), dtype=torch.float32) for each in (g, centred.mul_(g)))
@@ -119,7 +148,7 @@ def inductor_kernels(cache_dir: Path) -> tuple[Kernels | None, str]:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(cache_dir).resolve() / "inductor"))
     kernels = TorchKernels()
     try:
-        for name in ("leaky", "affine", "sums", "leaky_grad", "blur"):
+        for name in ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur"):
             setattr(kernels, name, torch.compile(getattr(kernels, name), dynamic=False))
         x = channels_last(torch.ones(1, 16, 8, 8, device="cuda"))
         kernels.sums(x, x, torch.zeros(1, 16, device="cuda"))
@@ -234,11 +263,13 @@ class _Synthesis(torch.autograd.Function):
             if keep:  # for backward
                 activations.append(x)
                 statistics.append((mean, rstd, a))
-            x = fast.kernels.affine(x, mean, a, s1, overwrite=not keep)
+            if layer is fast.layers[-1]:
+                weight, bias = fast.rgb_weight, fast.rgb_bias
+                x = fast.kernels.picture(x, mean, a, s1, weight, bias, overwrite=not keep)
+            else:
+                x = fast.kernels.affine(x, mean, a, s1, overwrite=not keep)
         ctx.fast, ctx.activations, ctx.statistics = fast, activations, statistics
-        pixels = x.permute(0, 2, 3, 1).flatten(1, 2).float()  # (B, S·S, C)
-        picture = torch.matmul(fast.rgb_weight, pixels.transpose(1, 2))
-        return picture.add_(fast.rgb_bias[:, None]).view(B, -1, *x.shape[2:])
+        return x
 
     @staticmethod
     @once_differentiable
@@ -247,10 +278,7 @@ class _Synthesis(torch.autograd.Function):
         L = len(fast.layers)
         needed = ctx.needs_input_grad[2 + L :]
         grad_styles, grad_noise = [None] * L, [None] * L
-        size = grad.shape[-1]
-        pixels = grad.flatten(2).transpose(1, 2)  # (B, S·S, 3)
-        g = torch.matmul(pixels, fast.rgb_weight).to(fast.dtype)
-        g = g.view(len(grad), size, size, -1).permute(0, 3, 1, 2)  # channels last
+        g = fast.kernels.picture_grad(grad, fast.rgb_weight, fast.dtype)
         for i in range(L - 1, -1, -1):
             layer, x = fast.layers[i], ctx.activations.pop()
             mean, rstd, a = ctx.statistics.pop()

@@ -21,13 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from accelerate import choose_threads
 from animation import KINDS, Film, write_animation
 from commandline import Progress, Unusable, shown
 from generators import GeneratorError
 from images import PictureError, read_picture, to_tensor
 from latents import Latent
 from locks import try_lock
-from PULSE import PULSE, Result, require_lr_size
+from PULSE import PULSE, require_lr_size
 from records import (
     Changed,
     Job,
@@ -43,6 +44,7 @@ from records import (
     write_result,
 )
 from settings import Settings
+from walk import Result
 from workers import Alone, local_rank
 
 LOCK = ".pulse.lock"
@@ -137,7 +139,7 @@ class Run:
     def load(self) -> None:
         """The generator, on this process's device. Raises: Unusable."""
         device = self.args.device
-        if self.args.threads is not None:
+        if self.args.threads is not None:  # as many for loading as well
             torch.set_num_threads(self.args.threads)
         if self.workers.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
             device = f"cuda:{local_rank() % torch.cuda.device_count()}"
@@ -145,6 +147,7 @@ class Run:
         self.model = load_model(
             args.generator, device, args.cache_dir, args.compile, args.precision
         )
+        torch.set_num_threads(choose_threads(args.threads, self.model.generator.synthesis))
         try:
             self.settings.noise_roles(self.model.generator.num_layers)
         except ValueError as error:
@@ -316,6 +319,7 @@ class Run:
         seconds = (time.monotonic() - started) / len(jobs)
         films = films or [None] * len(jobs)
         parts = (HR, LR, search.results, search.latents, curves(figures), films)
+        search = None  # which holds on_step, which holds it: memory would wait for the collector
         return [Found(*each, seconds) for each in zip(*parts, strict=True)]
 
     def live(self, jobs: list[Job]) -> Callable[[int, dict[str, Tensor]], None]:

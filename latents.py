@@ -72,7 +72,7 @@ def draw(generator: Generator, w: Tensor, noise: list[Tensor]) -> Tensor:
     (B, 1, r, r): HR (B, 3, S, S), not clamped.
     """
     layers = w.expand(-1, generator.num_layers, -1)  # (B, L, d)
-    return (generator.synthesize(layers, noise) + 1) / 2
+    return generator.synthesize(layers, noise).mul(0.5).add_(0.5)
 
 
 @torch.no_grad()

@@ -66,11 +66,15 @@ def parser() -> Parser:
         "retries", "further searches, from other starts, for a picture outside eps", 0, type=int
     )
     flags.flag(
-        "threads", "CPU threads; the same number gives the same bytes", shown="PyTorch's", type=int
+        "threads",
+        "CPU threads; the same number gives the same bytes",
+        shown="1 for a small generator, else PyTorch's",
+        type=int,
     )
     flags.flag(
         "compile",
-        "auto (where it pays), on or off: code for this machine, made once and kept in the cache",
+        "auto (where it pays), on or off: code for this machine, made once and kept in the cache; "
+        "on CUDA also whole steps, recorded and replayed",
         "auto",
         choices=COMPILE,
     )

@@ -2,9 +2,11 @@
 
     python tests/stress.py full    one search: 1024 pixels, 24 million parameters, 100 steps
     python tests/stress.py many    10,000 pictures of 4x4, a generator of 8 pixels, one step
-    python tests/stress.py         both: about a quarter of an hour on two cores (make stress)
+    python tests/stress.py flat    100 pictures of 32x32, a generator of 512 pixels, two steps, with
+                                   compiled code, in float32 and in bfloat16
+    python tests/stress.py         all: about a quarter of an hour on two cores (make stress)
 
-Both run on the CPU, with random generators.
+All run on the CPU, with random generators.
 """
 
 import os
@@ -23,6 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from accelerate import has_bfloat16
 from formats import FORMAT
 from PULSE import PULSE
 from stylegan import G_synthesis
@@ -30,9 +33,9 @@ from stylegan import G_synthesis
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def resident_mb(process: int | str = "self") -> float:
-    """What a process holds in memory now."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+def resident_mb() -> float:
+    """What this process holds in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -94,61 +97,93 @@ def seconds_to_import() -> float:
     return min(seconds)
 
 
-def many(pictures: int = 10_000) -> None:
-    """What a picture costs besides its search, and whether memory grows with their number.
+def kilobytes(process: int, name: str) -> float:
+    """An entry of a process's status: VmRSS, what it holds now, or VmHWM, the most so far."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return float(re.search(rf"{name}:\s+(\d+) kB", status)[1])
 
-    run.py is another process; it says a line for every picture, so that its memory can be read at
-    the first and at the last.
+
+def measure(what: str, command: list[str], folder: Path, pictures: int) -> None:
+    """Run `command`, which is run.py in another process, and tell time and memory.
+
+    It says a line for every picture, so that its memory can be read at the first and at the last.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (pictures, 4, 4, 3), dtype=np.uint8)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    first = last = None
+    memory = []
+    for line in process.stderr:
+        if re.match(r"\d+/\d+ ", line):
+            last = time.monotonic()
+            first = first or last
+            if not memory or line.startswith(f"{pictures}/"):
+                now, most = (kilobytes(process.pid, name) / 1e3 for name in ("VmRSS", "VmHWM"))
+                memory.append(f"{now:.0f} MB (peak {most:.0f} MB)")
+    process.wait()
+    ended = time.monotonic()
+    print(f"{what}: exit status {process.returncode}, {ended - started:.1f} s")
+    if first is None:
+        return
+    print(f"  first picture: {first - started:.1f} s after the start of the process")
+    print(f"  {1000 * (last - first) / (pictures - 1):.1f} ms a picture, search included")
+    print(f"  memory: {memory[0]} at the first, {memory[-1]} at the last")
+    print(f"  results.csv: {ended - last:.1f} s after the last", flush=True)
+
+
+def write_noise(folder: Path, pictures: int, side: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (pictures, side, side, 3), dtype=np.uint8)
+    folder.mkdir()
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{i:05}.png")
+
+
+def many(pictures: int = 10_000) -> None:
+    """What a picture costs besides its search, and whether memory grows with their number."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "input").mkdir()
-        for i, pixels in enumerate(noise):
-            Image.fromarray(pixels).save(folder / "input" / f"{i:05}.png")
+        write_noise(folder / "input", pictures, 4)
         write_random(folder / "8.pt", resolution=8, fmap_base=64, fmap_max=8, dlatent_size=16)
         args = ["-generator", "8.pt", "-device", "cpu", "-threads", "1", "-seed", "0"]
         command = [sys.executable, str(ROOT / "run.py"), *args, "-steps", "1"]
         importing = seconds_to_import()
-
-        def measure(what: str) -> None:
-            started = time.monotonic()
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            first = last = None
-            memory = []
-            for line in process.stderr:
-                if re.match(r"\d+/\d+ ", line):
-                    last = time.monotonic()
-                    first = first or last
-                    if not memory or line.startswith(f"{pictures}/"):
-                        memory.append(resident_mb(process.pid))
-            process.wait()
-            ended = time.monotonic()
-            print(f"{what}: exit status {process.returncode}, {ended - started:.1f} s")
-            if first is None:
-                return
-            print(f"  first picture: {first - started:.1f} s after the start of the process")
-            print(f"  {1000 * (last - first) / (pictures - 1):.1f} ms a picture, search included")
-            print(f"  memory: {memory[0]:.0f} MB at the first, {memory[-1]:.0f} MB at the last")
-            print(f"  results.csv: {ended - last:.1f} s after the last")
-
         print(f"{pictures} pictures of 4x4, 8 pixels, one step; imports: {importing:.1f} s")
-        measure("first run")
+        measure("first run", command, folder, pictures)
         seconds = re.findall(
             r'"seconds": ([0-9.e-]+)',
             "".join(path.read_text() for path in (folder / "runs").rglob("*.json")),
         )
         print(f"  of these {1000 * sum(map(float, seconds)) / len(seconds):.1f} ms are the search")
-        measure("the same again, all kept")
+        measure("the same again, all kept", command, folder, pictures)
 
 
-SECTIONS = {"full": full, "many": many}
+def flat(pictures: int = 100) -> None:
+    """Whether memory grows with the number of pictures on the compiled fast path."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_noise(folder / "input", pictures, 32)
+        config = {"resolution": 512, "fmap_base": 2048, "fmap_max": 128, "dlatent_size": 128}
+        write_random(folder / "512.pt", **config)
+        args = [
+            "-generator",
+            "512.pt",
+            "-device",
+            "cpu",
+            "-threads",
+            "1",
+            "-seed",
+            "0",
+            "-steps",
+            "2",
+        ]
+        for precision in ["float32"] + ["bfloat16"] * has_bfloat16():
+            command = [sys.executable, str(ROOT / "run.py"), *args, "-compile", "on"]
+            command += ["-precision", precision, "-output_dir", precision]
+            measure(f"{pictures} pictures, {precision}", command, folder, pictures)
+
+
+SECTIONS = {"full": full, "many": many, "flat": flat}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, command, golden, golden_state, one_file, random_networks
+from PIL import Image
 
-import bench
 import native
-from accelerate import Accelerator, choose_precision
+from accelerate import Accelerator, choose_precision, choose_threads, multiply_adds
 from fast import FastSynthesis, TorchKernels
 from formats import FORMAT
 from PULSE import PULSE
@@ -29,10 +30,12 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def kernels(cache):
-    """Both forms of what lies between convolutions."""
-    compiled, reason = native.load(cache)
-    assert compiled is not None, f"the C compiler that this project's CI has is missing: {reason}"
-    return {"eager": TorchKernels(), "compiled": compiled}
+    """Both forms of what lies between convolutions, and the compiled one for bfloat16."""
+    found = {"eager": TorchKernels()}
+    for name, dtype in (("compiled", torch.float32), ("compiled bfloat16", torch.bfloat16)):
+        found[name], reason = native.load(cache, dtype)
+        assert found[name] is not None, f"CI has a C compiler, and here it is missing: {reason}"
+    return found
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -112,20 +115,104 @@ def test_a_picture_is_the_same_with_and_without_gradients_and_neighbours(kernels
     assert torch.equal(picture, fast(w.requires_grad_(), noise).detach())
 
 
-def test_compiled_sums_do_not_depend_on_the_number_of_threads(kernels):
+@pytest.mark.parametrize("form", ["compiled", "compiled bfloat16"])
+def test_compiled_sums_do_not_depend_on_the_number_of_threads(kernels, form):
     torch.manual_seed(0)
     x = torch.randn(1, 16, 128, 128).contiguous(memory_format=torch.channels_last)
+    x = x.to(kernels[form].dtype)
     found, threads = [], torch.get_num_threads()
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
             bias = torch.zeros(16)
-            found.append(kernels["compiled"].leaky(x.clone(), bias, bias, None, True))
+            found.append(kernels[form].leaky(x.clone(), bias, bias, None, True))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
         for mine, theirs in zip(found[0], other, strict=True):
             assert torch.equal(mine, theirs)
+
+
+def every_function(kernels, channels, x, y) -> dict[str, torch.Tensor]:
+    """What the functions of `kernels` make of x and y (2, channels, 12, 12), by name."""
+    random = torch.Generator().manual_seed(channels)
+    mean, a, b, c = torch.randn(4, 2, channels, generator=random)
+    noise, grad = (torch.randn(2, n, 12, 12, generator=random) for n in (1, 3))
+    weight, bias = torch.randn(3, channels, generator=random), torch.randn(3, generator=random)
+
+    def g():  # anew, since it may be overwritten
+        return kernels.picture_grad(grad, weight, x.dtype)
+
+    found = {
+        "affine": kernels.affine(x, mean, a, b, overwrite=False),
+        "picture": kernels.picture(x, mean, a, b, weight, bias, overwrite=False),
+        "leaky_grad of a picture": kernels.leaky_grad(g(), x, mean, a, b, c, False),
+        "sums": torch.stack(kernels.sums(y, x, mean)),
+        "sums of a picture": torch.stack(kernels.sums(g(), x, mean)),
+    }
+    for blur in (False, True):
+        leaky = kernels.leaky(y.clone(), a[0], b[0], noise, blur)
+        found[f"leaky, blur {blur}"], found[f"moments, blur {blur}"] = (
+            leaky[0],
+            torch.stack([each.double() for each in leaky[1:]]),
+        )
+        found[f"leaky_grad, blur {blur}"] = kernels.leaky_grad(y.clone(), x, mean, a, b, c, blur)
+    return found
+
+
+def two_pictures(channels, dtype):
+    torch.manual_seed(channels)
+    return (
+        torch.randn(2, channels, 12, 12).contiguous(memory_format=torch.channels_last).to(dtype)
+        for _ in range(2)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 24, 48, 64])
+def test_each_function_of_fast_c_computes_what_pytorch_does(kernels, channels):
+    x, y = two_pictures(channels, torch.float32)
+    expected = every_function(kernels["eager"], channels, x, y)
+    for name, found in every_function(kernels["compiled"], channels, x, y).items():
+        assert torch.allclose(found.double(), expected[name].double(), rtol=1e-4, atol=1e-4), name
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 24, 48, 64])
+def test_bfloat16_is_float32_that_is_only_rounded_when_it_is_stored(kernels, channels):
+    x, y = two_pictures(channels, torch.bfloat16)
+    exact = every_function(kernels["compiled"], channels, x.float(), y.float())
+    for name, found in every_function(kernels["compiled bfloat16"], channels, x, y).items():
+        if name == "picture":
+            assert found.dtype == torch.float32
+            assert torch.allclose(found, exact[name], rtol=1e-5, atol=1e-5)
+        elif found.dtype == torch.bfloat16:
+            # its gradient of a picture is itself stored, row by row
+            close = 0.02 if name == "leaky_grad of a picture" else 0
+            difference = (found.float() - exact[name].bfloat16().float()).abs()
+            assert (difference <= close * exact[name].abs().clamp(min=1)).all(), name
+        else:  # of numbers that were rounded, not of those before
+            assert torch.allclose(found, exact[name], rtol=1e-2, atol=1e-2 * 144), name
+
+
+def test_moments_of_bfloat16_are_those_of_what_is_stored(kernels):
+    _, y = two_pictures(16, torch.bfloat16)
+    zeros = torch.zeros(16)
+    x, mean, variance = kernels["compiled bfloat16"].leaky(y.clone(), zeros, zeros, None, True)
+    expected = torch.var_mean(x.double(), dim=(2, 3), correction=0)
+    assert torch.allclose(mean, expected[1], rtol=0, atol=1e-6)
+    assert torch.allclose(variance, expected[0], rtol=1e-5)
+
+
+def test_bfloat16_is_rounded_to_the_nearest_even_and_what_is_no_number_stays_so(kernels):
+    bits = [0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x7F7FFFFF, 0x7F800000, 0x7FFFFFFF]
+    bits += [0x7F800001, 0x00000001, 0x00018000]  # a signalling NaN; what is not normalised
+    b = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    b = torch.cat([b, -b], dim=1)
+    x = torch.zeros(1, b.shape[1], 4, 4, dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
+    zeros = torch.zeros_like(b)
+    found = kernels["compiled bfloat16"].affine(x, zeros, zeros, b, overwrite=False)[..., 0, 0]
+    assert torch.equal(found.isnan(), b.isnan())
+    assert torch.equal(found.nan_to_num(nan=0.0), b.bfloat16().nan_to_num(nan=0.0))
 
 
 class Enough(Exception):
@@ -218,8 +305,6 @@ def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, t
         compiler.chmod(0o755)
     one_file(tmp_path / "g.pt")
     (tmp_path / "input").mkdir()
-    from PIL import Image
-
     Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
     done = command(
         *("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu"),
@@ -263,6 +348,22 @@ def test_several_processes_compile_at_once_into_one_cache(tmp_path):
     assert list(tmp_path.iterdir()) == [native.compiled_path(tmp_path)]
 
 
+def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_path):
+    own = torch.get_num_threads()
+    small, large = G_synthesis(resolution=64, fmap_base=1024, fmap_max=128), G_synthesis()
+    assert [choose_threads(None, network) for network in (small, large)] == [1, own]
+    assert [choose_threads(3, network) for network in (small, large)] == [3, 3]
+    one_file(tmp_path / "g.pt")
+    (tmp_path / "input").mkdir()
+    Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
+    call = ("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu")
+    for threads, recorded in (((), 1), (("-threads", 2), 2)):
+        done = command(*call, *threads, "-overwrite", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(next((tmp_path / "runs").rglob("a.json")).read_text())
+        assert record["threads"] == recorded
+
+
 def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypatch):
     cpu = torch.device("cpu")
     assert choose_precision(None, cpu) == "float32"
@@ -276,11 +377,13 @@ def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypa
         choose_precision("float16", cpu)
 
 
-def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(cache, monkeypatch):
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(cache, monkeypatch, compile):
     synthesis, _ = random_networks(32)
     synthesis.requires_grad_(False)
     monkeypatch.setattr("accelerate.has_bfloat16", lambda: True)
-    _, fast = Accelerator(synthesis, cache, "off", "bfloat16").choose(1)
+    name, fast = Accelerator(synthesis, cache, compile, "bfloat16").choose(1)
+    assert name == {"off": "eager", "on": "compiled"}[compile]
     torch.manual_seed(1)
     w = torch.randn(1, synthesis.num_layers, 16)
     noise = [torch.randn(1, 1, r, r) for r in synthesis.layer_sizes]
@@ -290,7 +393,8 @@ def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(cache, monkeyp
     assert all(part.dtype == torch.float32 for part in found)
     error = (found[0] - expected[0]).norm() / expected[0].norm()
     assert 1e-5 < error < 0.1
-    assert all(part.isfinite().all() for part in found)
+    for mine, theirs in zip(found[1:], expected[1:], strict=True):
+        assert torch.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0) > 0.95
 
 
 def test_bench_tells_every_formulation_against_the_floor(tmp_path):
@@ -306,10 +410,39 @@ def test_bench_tells_every_formulation_against_the_floor(tmp_path):
     for row in rows:
         assert row["median"] > 0 and row["peak_mb"] > 100 and row["times_floor"] > 0
     assert rows[0]["times_faster"] == 1
-    assert done.stdout.count("float32") >= 5 and "GFLOP/s" in done.stdout
+    assert done.stdout.count("float32") >= 5
+    assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", done.stdout)
+
+
+def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(tmp_path):
+    (tmp_path / "faces").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "faces" / f"{i}.png")
+    done = command(
+        *("bench.py", "-device", "cpu", "-parts", "faces", "-faces", "faces", "-steps", 3),
+        *("-json", "bench.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())["faces"]
+    assert [row["formulation"] for row in rows] == ["plain"] + ["compiled"] * (len(rows) - 1)
+    assert [row["precision"] for row in rows][:2] == ["float32", "float32"]
+    for row in rows:
+        assert len(row["l2"]) == 3 and row["mean_l2"] == pytest.approx(np.mean(row["l2"]))
+        error = np.std(row["l2"], ddof=1) / np.sqrt(3)
+        assert row["mean_l2_error"] == pytest.approx(error)
+    # after two moves rounding has not yet been amplified; the forms differ, and hardly
+    assert 0 < abs(rows[1]["apart"]) < 1e-3 * rows[0]["mean_l2"]
+
+
+def test_bench_without_the_faces_it_is_to_search_says_what_to_give(tmp_path):
+    for words in (("-parts", "faces"), ("-parts", "steps", "-faces", ".")):
+        done = command("bench.py", *words, cwd=tmp_path)
+        assert done.returncode == 2 and "-parts faces -faces FOLDER" in done.stderr
 
 
 def test_multiply_adds_are_those_of_the_published_network():
     network = G_synthesis()
-    assert bench.multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
-    assert bench.multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)
+    assert multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
+    assert multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)

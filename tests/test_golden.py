@@ -9,10 +9,10 @@ from conftest import GOLDEN, golden, golden_state
 
 from bicubic import BicubicDownSample, downscaling_matrix
 from loss import LossBuilder
-from PULSE import OPTIMISERS, lr_multiplier
 from settings import LR_SCHEDULES
 from SphericalOptimizer import SphericalOptimizer
 from stylegan import G_mapping, G_synthesis
+from walk import OPTIMISERS, lr_multiplier
 
 
 def relative(found: torch.Tensor, expected: np.ndarray) -> float:

@@ -8,6 +8,7 @@ a whole run of run.py that can be killed, without seconds of imports.
 import contextlib
 import csv
 import errno
+import gc
 import io
 import json
 import math
@@ -36,6 +37,7 @@ import run
 from images import picture_text, read_picture
 from records import COLUMNS, Job, pixels_sha256
 from settings import LOSS_TERMS, SEEDS, Settings, parse_loss
+from walk import Walk
 
 HANG = 120  # seconds: a bound for what takes a few
 STEPS = 8
@@ -333,6 +335,24 @@ def test_a_new_record_never_stands_beside_an_old_picture(here, tmp_path, monkeyp
 
 
 # ------------------------------------------------------------ records
+
+
+def test_a_finished_search_leaves_nothing_for_the_collector(here, tmp_path):
+    """Else the tensors of many searches are in memory at once, until it runs."""
+
+    def walks() -> int:
+        return sum(type(each) is Walk for each in gc.get_objects())
+
+    faces(tmp_path / "input", 4)
+    here()  # the very first search of a process imports much
+    gc.collect()
+    before = walks()
+    gc.disable()
+    try:
+        assert here("-overwrite").out.startswith("4 faces made")
+        assert walks() <= before
+    finally:
+        gc.enable()
 
 
 def test_the_record_tells_everything_that_made_the_picture(here, small, tmp_path):

@@ -7,8 +7,9 @@ from conftest import golden, golden_state, one_file
 
 from bicubic import BicubicDownSample
 from formats import FORMAT
+from latents import starting_point
 from loss import LossBuilder
-from PULSE import PULSE, choose_device, starting_point
+from PULSE import PULSE, choose_device
 from settings import Settings
 from SphericalOptimizer import row_norm
 
@@ -157,7 +158,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(model):
 
 def test_one_batched_walk_finds_what_single_ones_find(model):
     """On a GPU the pictures of a batch share the arithmetic; here the same code is run on a CPU."""
-    from PULSE import Walk
+    from walk import Walk
 
     settings = Settings(steps=4)
     ref_im = lr_pictures(3)

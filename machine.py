@@ -1,0 +1,63 @@
+"""What a machine can do, measured: the rate against which bench.py holds the time of a step."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+
+def processor() -> str:
+    """The name of this machine's processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def wait_for_device(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """The median of nine times, after two that are not counted."""
+    seconds = []
+    for _ in range(11):
+        wait_for_device(device)
+        start = time.perf_counter()
+        work()
+        wait_for_device(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def machine_rates(device: torch.device, precision: str) -> dict[str, float]:
+    """Multiply-adds a second in that precision: of square matrices, and of a 3×3 convolution of
+    256 channels, channels last, at 128 pixels.
+
+    On a CPU the two come from different libraries, and either may be the faster one.
+    """
+    size, batch = (2048, 1) if device.type == "cpu" else (8192, 16)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        tf32 = precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    x, kernel = (
+        torch.randn(*shape, device=device).to(dtype, memory_format=torch.channels_last)
+        for shape in ((batch, 256, 128, 128), (256, 256, 3, 3))
+    )
+    with torch.inference_mode():
+        return {
+            "matrix": size**3 / seconds_of(lambda: a @ b, device),
+            "convolution": kernel.numel()
+            * (x.numel() // 256)
+            / seconds_of(lambda: F.conv2d(x, kernel, padding=1), device),
+        }
