@@ -106,7 +106,8 @@ class PULSE:
     generator: `ffhq`, `demo` or the path of a weight file. device: `auto`, `cuda`, `mps` or `cpu`.
     cache_dir: where weights, prior fits and compiled code are kept. compile: `auto`, `on` or `off`.
     precision: `float32`, `tf32` or `bfloat16`, of the network's convolutions; None is PyTorch's own
-    choice (accelerate.py). `formulation` is what the last search was computed with.
+    choice (accelerate.py). progress: tell of downloads on stderr. `formulation` is what the last
+    search was computed with.
 
     Raises: GeneratorError where no generator can be had under that name; ValueError for a device
     that is not there, or an unknown `compile` or `precision`.
@@ -119,9 +120,10 @@ class PULSE:
         cache_dir: str | os.PathLike = "cache",
         compile: str = "auto",
         precision: str | None = None,
+        progress: bool = True,
     ):
         self.device = choose_device(device)
-        self.generator = load_generator(generator, cache_dir).to(self.device)
+        self.generator = load_generator(generator, cache_dir, progress).to(self.device)
         self._accelerator = Accelerator(
             self.generator.synthesis, Path(cache_dir), compile, precision
         )

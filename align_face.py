@@ -142,7 +142,9 @@ def main() -> int:
     settle_seed(photos, args)
     todo = [photo for photo in photos if args.overwrite or not is_done(photo, args)]
     try:
-        finder = FaceFinder(args.cache_dir) if todo and args.mode == "face" else None
+        finder = (
+            FaceFinder(args.cache_dir, not args.quiet) if todo and args.mode == "face" else None
+        )
     except FinderError as error:
         raise Unusable(error) from None
 

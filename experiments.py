@@ -103,7 +103,7 @@ def choose(args: argparse.Namespace) -> list[Experiment]:
     from knobs import experiments
 
     # Loaded here once, so that what is wrong with it is told once, and a download is made once.
-    model = load_model(args.generator, args.device, args.cache_dir, "auto", None)
+    model = load_model(args.generator, args.device, args.cache_dir, "auto", None, not args.quiet)
     args.device = str(model.generator.mean.device)
     if args.processes is None:
         args.processes = os.cpu_count() or 1 if args.device == "cpu" else 1
@@ -237,7 +237,7 @@ def how_measured(args: argparse.Namespace) -> str:
     """By which command, when and on what: a sentence."""
     import torch
 
-    from bench import processor
+    from machine import processor
 
     on_cuda = args.device.startswith("cuda")
     machine = torch.cuda.get_device_name(args.device) if on_cuda else processor()

@@ -184,10 +184,10 @@ def installed_landmark_model() -> Path | None:
     return None
 
 
-def landmark_model(cache_dir: Path) -> Path:
+def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
     """dlib's 68 landmarks: installed, in the cache, or downloaded into it.
 
-    Raises: drive.DownloadError.
+    progress: tell of a download on stderr. Raises: drive.DownloadError.
     """
     if installed := installed_landmark_model():
         return installed
@@ -204,16 +204,17 @@ def landmark_model(cache_dir: Path) -> Path:
         sha256=LANDMARKS_SHA256,
         old_prefix="b3e61b9e2b05a24cd93cf529b98917c7_",
     )
-    return open_url(remote, cache_dir)
+    return open_url(remote, cache_dir, progress=progress)
 
 
 class FaceFinder:
     """dlib's frontal face detector and its landmarks.
 
-    Raises: FinderError where dlib is not installed or its model cannot be had.
+    progress: tell of a download on stderr. Raises: FinderError where dlib is not installed or its
+    model cannot be had.
     """
 
-    def __init__(self, cache_dir: Path):
+    def __init__(self, cache_dir: Path, progress: bool = True):
         try:
             import dlib
         except ImportError as error:
@@ -222,7 +223,7 @@ class FaceFinder:
                 f"installs it, -mode resize does without"
             ) from None
         try:
-            model = landmark_model(cache_dir)
+            model = landmark_model(cache_dir, progress)
         except DownloadError as error:
             raise FinderError(f"the landmark model cannot be had: {error}") from None
         self.rectangle = dlib.rectangle

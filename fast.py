@@ -33,6 +33,7 @@ from torch.autograd.function import once_differentiable
 from stylegan import LEAKY_SLOPE, G_synthesis, UpConv
 
 NORM_EPS = 1e-5
+FORMS = 128  # of one function that torch.compile may keep
 
 
 class Kernels(Protocol):
@@ -141,17 +142,22 @@ class TorchKernels:
         return across
 
 
-def inductor_kernels(cache_dir: Path) -> tuple[Kernels | None, str]:
+def inductor_kernels(cache_dir: Path, device: str = "cuda") -> tuple[Kernels | None, str]:
     """TorchKernels through torch.compile, which fuses each function into one or two passes; what
     it compiles is kept in `cache_dir`. Or None and the reason.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(cache_dir).resolve() / "inductor"))
     kernels = TorchKernels()
     try:
+        # One form for each layer, twice as many where the last batch is smaller; PyTorch would
+        # give up at the ninth, without a word.
+        config = torch._dynamo.config
+        limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+        setattr(config, limit, max(getattr(config, limit), FORMS))
         for name in ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur"):
             setattr(kernels, name, torch.compile(getattr(kernels, name), dynamic=False))
-        x = channels_last(torch.ones(1, 16, 8, 8, device="cuda"))
-        kernels.sums(x, x, torch.zeros(1, 16, device="cuda"))
+        x = channels_last(torch.ones(1, 16, 8, 8, device=device))
+        kernels.sums(x, x, torch.zeros(1, 16, device=device))
     except Exception as error:  # no Triton, no compiler, a GPU too old for it
         return None, f"torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
     return kernels, ""

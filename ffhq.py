@@ -61,12 +61,13 @@ def ways() -> list[tuple[RemoteFile, ...]]:
     return [(ONE_FILE,), (SYNTHESIS, MAPPING), (PICKLE,)]
 
 
-def load_ffhq(cache_dir: Path) -> Networks:
+def load_ffhq(cache_dir: Path, progress: bool = True) -> Networks:
     """The FFHQ networks from the cache, or else from the first source that gives them.
 
-    What worked is remembered in the cache and tried first should the files be gone. Raises:
-    DownloadError with all that a user needs to help himself; FormatError or DownloadError for a
-    file in the cache that is damaged: nothing is fetched over it.
+    What worked is remembered in the cache and tried first should the files be gone. progress:
+    tell of downloads on stderr. Raises: DownloadError with all that a user needs to help himself;
+    FormatError or DownloadError for a file in the cache that is damaged: nothing is fetched over
+    it.
     """
     for files in ways():
         found = [find_cached(file, cache_dir) for file in files]
@@ -78,7 +79,13 @@ def load_ffhq(cache_dir: Path) -> Networks:
     for files in sorted(ways(), key=lambda files: files[0].name != first):
         try:
             found = [
-                open_url(file, cache_dir, check=_check(file), answer_within=ANSWER_WITHIN)
+                open_url(
+                    file,
+                    cache_dir,
+                    check=_check(file),
+                    answer_within=ANSWER_WITHIN,
+                    progress=progress,
+                )
                 for file in files
             ]
         except DownloadError as error:

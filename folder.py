@@ -145,7 +145,7 @@ class Run:
             device = f"cuda:{local_rank() % torch.cuda.device_count()}"
         args = self.args
         self.model = load_model(
-            args.generator, device, args.cache_dir, args.compile, args.precision
+            args.generator, device, args.cache_dir, args.compile, args.precision, not args.quiet
         )
         torch.set_num_threads(choose_threads(args.threads, self.model.generator.synthesis))
         try:
@@ -403,11 +403,16 @@ class Run:
 
 
 def load_model(
-    generator: str, device: str, cache_dir: Path, compile: str, precision: str | None
+    generator: str,
+    device: str,
+    cache_dir: Path,
+    compile: str,
+    precision: str | None,
+    progress: bool = True,
 ) -> PULSE:
-    """Raises: Unusable where the generator or the device cannot be had."""
+    """A PULSE. Raises: Unusable where the generator or the device cannot be had."""
     try:
-        return PULSE(generator, device, cache_dir, compile, precision)
+        return PULSE(generator, device, cache_dir, compile, precision, progress)
     except (GeneratorError, ValueError) as error:
         lines = map(shown, str(error).splitlines())  # a download tells each source in its own
         raise Unusable("\n".join(lines)) from None

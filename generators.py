@@ -83,15 +83,17 @@ class Generator:
         return self
 
 
-def load_generator(name: str | os.PathLike, cache_dir: str | os.PathLike = "cache") -> Generator:
+def load_generator(
+    name: str | os.PathLike, cache_dir: str | os.PathLike = "cache", progress: bool = True
+) -> Generator:
     """`ffhq`, `demo` or the path of a weight file → a Generator on the CPU, in float32.
 
-    Raises: GeneratorError, with the reason and what to do.
+    progress: tell of downloads on stderr. Raises: GeneratorError, with the reason and what to do.
     """
     cache_dir = Path(cache_dir)
     try:
         if str(name) == "ffhq":
-            networks = load_ffhq(cache_dir)
+            networks = load_ffhq(cache_dir, progress)
         else:
             networks = read_networks(DEMO if str(name) == "demo" else Path(name))
         if networks.prior is None and networks.mapping is None:

@@ -217,7 +217,12 @@ def render_files(args) -> int:
             precision = args.precision or record["settings"].get("precision")
             if precision not in models:
                 models[precision] = load_model(
-                    generator, args.device, args.cache_dir, args.compile, precision
+                    generator,
+                    args.device,
+                    args.cache_dir,
+                    args.compile,
+                    precision,
+                    not args.quiet,
                 )
             # The number of threads decides over the last bits.
             torch.set_num_threads(args.threads or record["threads"])

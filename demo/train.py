@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT))
 
 from dataset import fingerprint, load_faces  # noqa: E402
 from score import sample_grid, samples, sliced_wasserstein  # noqa: E402
-from training import Training, TrainSettings  # noqa: E402
+from train_settings import MAY_CHANGE, TrainSettings  # noqa: E402
+from training import Training  # noqa: E402
 
 from atomic import atomic_write  # noqa: E402
 from commandline import (  # noqa: E402
@@ -107,7 +108,8 @@ def load_checkpoint(path: Path, training: Training, data: str) -> bool:
             f"away, or give another -output_dir"
         ) from None
     for name, value in {**dataclasses.asdict(training.settings), "data": data}.items():
-        if (other := state["data"] if name == "data" else there.get(name)) != value:
+        other = state["data"] if name == "data" else there.get(name)
+        if other != value and name not in MAY_CHANGE:
             raise Unusable(
                 f"{shown(path)} was trained with {name} {other}, not {value}: use the same, or "
                 f"give another -output_dir"

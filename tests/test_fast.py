@@ -16,7 +16,7 @@ from PIL import Image
 
 import native
 from accelerate import Accelerator, choose_precision, choose_threads, multiply_adds
-from fast import FastSynthesis, TorchKernels
+from fast import FastSynthesis, TorchKernels, inductor_kernels
 from formats import FORMAT
 from PULSE import PULSE
 from stylegan import G_synthesis
@@ -213,6 +213,21 @@ def test_bfloat16_is_rounded_to_the_nearest_even_and_what_is_no_number_stays_so(
     found = kernels["compiled bfloat16"].affine(x, zeros, zeros, b, overwrite=False)[..., 0, 0]
     assert torch.equal(found.isnan(), b.isnan())
     assert torch.equal(found.nan_to_num(nan=0.0), b.bfloat16().nan_to_num(nan=0.0))
+
+
+def test_torch_compile_keeps_a_form_for_each_layer(cache, monkeypatch):
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    monkeypatch.setattr(config, limit, 2)  # PyTorch's own is 8
+    compiled, reason = inductor_kernels(cache, device="cpu")
+    assert compiled is not None, reason
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for channels in range(1, 5):
+        x = torch.ones(1, channels, 4, 4)
+        each = torch.full((1, channels), 2.0)
+        assert torch.equal(compiled.affine(x, each, each, each, False), torch.zeros_like(x))
+    assert graphs["unique_graphs"] - before == 4
 
 
 class Enough(Exception):

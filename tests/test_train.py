@@ -21,13 +21,15 @@ import score
 import train
 from discriminator import augment, minibatch_stddev
 from searches import Group, Searches
-from training import Training, TrainSettings
+from train_settings import TrainSettings
+from training import Training
 
 from commandline import Unusable
 from formats import read_networks
 from generators import load_generator
-from PULSE import PULSE, Walk
+from PULSE import PULSE
 from settings import Settings
+from walk import Walk
 
 SMALL = (
     *("-resolution", "32", "-fmap_base", "64", "-fmap_max", "8", "-dlatent_size", "16"),
@@ -187,6 +189,22 @@ def test_training_goes_on_exactly_where_it_was():
         assert torch.equal(mine, theirs)
     for mine, theirs in zip(again.searches.searched(), whole.searches.searched(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_training_may_go_on_with_another_learning_rate():
+    faces = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    first, later = (
+        Training(
+            TrainSettings(32, 64, 8, 16, 2, batch_size=8, learning_rate=rate),
+            faces,
+            torch.device("cpu"),
+        )
+        for rate in (2.5e-3, 1e-3)
+    )
+    first.step()
+    later.load_state_dict(first.state_dict())
+    assert later.optimisers["generator"].param_groups[0]["lr"] == 1e-3
+    assert later.images == 8
 
 
 def test_augmentation_keeps_the_gradient_and_differs_between_pictures():
