@@ -191,6 +191,17 @@ def test_training_goes_on_exactly_where_it_was():
         assert torch.equal(mine, theirs)
 
 
+def test_the_embedded_generator_can_be_trained_on_from_with_its_critic():
+    faces = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8)
+    training = Training(TrainSettings(), faces, torch.device("cpu"))
+    critic = torch.load(ROOT / "demo" / "critic64.pt", weights_only=True)
+    networks = read_networks(train.DEMO)
+    training.start_from(networks, critic)
+    assert training.images_before == networks.about["images_seen"] > 211_200
+    mine = training.networks["discriminator"].state_dict()
+    assert all(torch.equal(mine[key], value.float()) for key, value in critic.items())
+
+
 def test_a_training_may_go_on_with_another_learning_rate():
     faces = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     first, later = (
