@@ -248,7 +248,7 @@ def main() -> int:
     if args.summary:
         return summary_only(args)
     if args.render:
-        from latents import render_files
+        from render import render_files
 
         return render_files(args) if is_first() else OK
     pictures = find_pictures(args)
