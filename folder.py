@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from accelerate import choose_threads
-from animation import KINDS, Film, write_animation
+from animation import KINDS, write_animation
+from attempts import Found, Piece, Searcher, require_there
 from commandline import Progress, Unusable, shown
 from generators import GeneratorError
 from images import PictureError, read_picture, to_tensor
-from latents import Latent
 from locks import try_lock
 from PULSE import PULSE, require_lr_size
 from records import (
@@ -35,16 +35,12 @@ from records import (
     all_jobs,
     all_records,
     clashes,
-    curves,
     new_record,
     pixels_sha256,
-    plain,
     require_same_settings,
-    write_intermediates,
     write_result,
 )
 from settings import Settings
-from walk import Result
 from workers import Alone, local_rank
 
 LOCK = ".pulse.lock"
@@ -60,28 +56,6 @@ class Report:
     refused: dict[str, str] = field(default_factory=dict)  # picture → why
     kept: int = 0
     failure: str = ""  # what ended the run before everything was done
-
-
-@dataclass
-class Piece:
-    """A job with its input."""
-
-    job: Job
-    LR: Tensor  # (3, h, h)
-    pixels: str  # SHA-256
-
-
-@dataclass
-class Found:
-    """The best attempt for a job so far."""
-
-    HR: Tensor
-    LR: Tensor
-    result: Result
-    latent: Latent
-    curve: dict[str, list]
-    film: Film | None
-    seconds: float
 
 
 class Run:
@@ -198,6 +172,7 @@ class Run:
         self.progress.close()
         left = len(self.jobs) - len(self.kept)
         self.progress = self.new_progress(left)
+        searcher = Searcher(self.model, self.settings, self.args, self.live)
         written: list[Future] = []
         try:
             with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -210,7 +185,11 @@ class Run:
                         if job.name not in self.kept:
                             self.advance()
                     for pieces in groups:
-                        found = self.attempt(pieces)
+                        found, too_large = searcher.attempt(pieces)
+                        for piece in too_large:
+                            self.refuse(piece.job.picture, "not enough memory: lower -batch_size")
+                            if piece.job.name not in {done.job.name for done, *_ in found}:
+                                self.advance()
                         for each in written:  # no more than one batch waits to be written
                             each.result()
                         written = [writer.submit(self.keep, *each) for each in found]
@@ -252,76 +231,6 @@ class Run:
                 refused.append((job, str(error)))
         return list(by_side.values()), refused
 
-    def attempt(self, pieces: list[Piece]) -> list[tuple[Piece, Found, list[dict]]]:
-        """Search for the pieces of one batch, again for those outside eps: the best of each, and
-        what all its attempts reached.
-        """
-        best: dict[str, Found] = {}
-        attempts: dict[str, list[dict]] = {piece.job.name: [] for piece in pieces}
-        waiting = pieces
-        for attempt in range(self.args.retries + 1):
-            try:
-                found = self.search(waiting, attempt)
-            except torch.OutOfMemoryError:
-                for piece in waiting:
-                    self.refuse(piece.job.picture, "not enough memory: lower -batch_size")
-                    if piece.job.name not in best:
-                        self.advance()
-                break
-            for piece, new in zip(waiting, found, strict=True):
-                name = piece.job.name
-                figures = dataclasses.asdict(new.result)
-                attempts[name].append({key: plain(value) for key, value in figures.items()})
-                if name not in best or _rank(new.result) < _rank(best[name].result):
-                    best[name] = new
-            waiting = [p for p in waiting if not best[p.job.name].result.within_eps]
-            if not waiting:
-                break
-        return [
-            (piece, best[piece.job.name], attempts[piece.job.name])
-            for piece in pieces
-            if piece.job.name in best
-        ]
-
-    def search(self, pieces: list[Piece], attempt: int) -> list[Found]:
-        """One search over a batch."""
-        jobs = [piece.job for piece in pieces]
-        figures: list[dict[str, Tensor]] = []
-        live = self.live(jobs)
-        films = []
-        if self.args.animation:
-            self.require_output_dir()
-            steps, eps = self.settings.steps, self.settings.eps
-            films = [Film(steps, eps, self.args.output_dir) for _ in jobs]
-
-        def on_step(step: int, present: dict[str, Tensor]) -> None:
-            figures.append(present)
-            live(step, present)
-            if films and films[0].wants(step):
-                for film, l2, *pair in zip(
-                    films, present["L2"].tolist(), *search.iterates, strict=True
-                ):
-                    film.add(step, l2, *pair)
-
-        started = time.monotonic()
-        search = self.model(
-            torch.stack([piece.LR for piece in pieces]),
-            seed=[job.seed(self.args.seed, attempt) for job in jobs],
-            settings=self.settings,
-            save_intermediate=self.args.save_intermediate,
-            on_step=on_step,
-        )
-        for step, (HR, LR) in enumerate(search):
-            if self.args.save_intermediate:
-                self.require_output_dir()
-                for i, job in enumerate(jobs):
-                    write_intermediates(job, step, self.settings.steps, HR[i], LR[i])
-        seconds = (time.monotonic() - started) / len(jobs)
-        films = films or [None] * len(jobs)
-        parts = (HR, LR, search.results, search.latents, curves(figures), films)
-        search = None  # which holds on_step, which holds it: memory would wait for the collector
-        return [Found(*each, seconds) for each in zip(*parts, strict=True)]
-
     def live(self, jobs: list[Job]) -> Callable[[int, dict[str, Tensor]], None]:
         """What tells the L2 of the present pictures, seldom enough not to make a GPU wait."""
         told = 0.0
@@ -354,7 +263,7 @@ class Run:
         if self.args.strict and not result.within_eps:
             where = "not written (-strict)"
         else:
-            self.require_output_dir()
+            require_there(self.args.output_dir)
             where = shown(self.write(piece, found, attempts))
         if result.within_eps:
             self.report.within += 1
@@ -396,11 +305,6 @@ class Run:
             self.progress.advance_to(done)
             return done
 
-    def require_output_dir(self) -> None:
-        """Raises: OSError where it has vanished: it is not made again, perhaps on another disk."""
-        if not self.args.output_dir.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "it has vanished", str(self.args.output_dir))
-
 
 def load_model(
     generator: str,
@@ -421,11 +325,6 @@ def load_model(
             f"-cache_dir {shown(cache_dir)} cannot be written ({error.strerror}): give another "
             f"folder"
         ) from None
-
-
-def _rank(result: Result) -> tuple:
-    """Smaller is better: within eps before outside, then by loss; what is not finite last."""
-    return (not result.within_eps, result.best_step < 0, result.total)
 
 
 def require_short_name(name: str) -> None:

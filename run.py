@@ -253,6 +253,7 @@ def main() -> int:
         return render_files(args) if is_first() else OK
     pictures = find_pictures(args)
 
+    from attempts import require_there
     from folder import LOCK, Report, Run, lock_folder
     from locks import held_open
     from records import all_jobs, write_sheet, write_summary
@@ -285,7 +286,7 @@ def main() -> int:
             return OK
         refused = {picture for report in reports for picture in report.refused}
         try:
-            run.require_output_dir()
+            require_there(args.output_dir)
             write_summary(args.output_dir)
             for picture in pictures if args.sheet else []:
                 jobs = all_jobs([picture], args.duplicates, args.output_dir)

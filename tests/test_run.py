@@ -20,6 +20,7 @@ from bicubic import BicubicDownSample
 from commandline import run_command
 from formats import FORMAT
 from images import picture_text, read_picture, to_tensor
+from PULSE import PULSE
 from settings import Settings
 
 
@@ -448,3 +449,37 @@ def test_ctrl_c_is_one_line(pulse, tiny, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in errors and "stopped" in errors
     assert not [name for name in os.listdir(pulse.runs) if name.endswith(".part")]
+
+
+def memory_for(pictures, searches, monkeypatch):
+    """Searches of more pictures than that, or after so many searches, find no memory."""
+    whole, count = PULSE.__call__, 0
+
+    def call(model, ref_im, **settings):
+        nonlocal count
+        count += 1
+        if len(ref_im) > pictures or count > searches:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(model, ref_im, **settings)
+
+    monkeypatch.setattr(PULSE, "__call__", call)
+
+
+def test_a_batch_too_large_for_memory_is_refused_and_the_rest_done(pulse, monkeypatch):
+    for i, name in enumerate("abc"):
+        face(pulse.input / f"{name}.png", seed=i)
+    memory_for(1, 9, monkeypatch)
+    done = pulse("-steps", 2, "-seed", 0, "-eps", 1, "-batch_size", 2)
+    assert done.returncode == 1
+    assert made(pulse.runs) == ["c.png"]
+    for name in "ab":
+        assert f"refused: input/{name}.png: not enough memory: lower -batch_size" in done.stderr
+    assert "1 face made" in done.stdout and "2 pictures refused" in done.stdout
+
+
+def test_a_retry_without_memory_keeps_what_the_first_search_found(pulse, monkeypatch):
+    face(pulse.input / "a.png")
+    memory_for(1, 1, monkeypatch)
+    done = pulse("-steps", 2, "-seed", 0, "-eps", "1e-9", "-retries", 3)
+    assert done.returncode == 1 and "not enough memory" in done.stderr
+    assert made(pulse.runs) == ["outside_eps/a.png"]
