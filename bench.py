@@ -44,13 +44,15 @@ from equivalence import compare
 from generators import DEMO
 from images import list_pictures, read_picture, to_tensor
 from machine import machine_rates, processor, wait_for_device
+from profiling import profile
 from PULSE import PULSE, choose_device
 from settings import PRECISIONS, Settings
 from stylegan import G_synthesis
 from walk import Walk
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("steps", "start", "runs", "faces")
+PARTS = ("steps", "start", "runs", "faces", "profile")
+ON_REQUEST = ("faces", "profile")  # parts that are not measured unless they are named
 PLAIN_LIBRARY = "plain, F.instance_norm"
 STEPS = 100  # of a search, by which images per minute are reckoned
 
@@ -266,6 +268,19 @@ def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
     return compare(DEMO, device, folder / "demo", torch.stack(pictures), args.steps)
 
 
+def measure_profile(args, file: Path, cache_dir: Path) -> dict[str, dict[str, float]]:
+    """The table of profiling.py, in each precision of the CPU."""
+    found = {}
+    for precision in ["float32"] + ["bfloat16"] * has_bfloat16():
+        model = PULSE(file, "cpu", cache_dir, compile="on", precision=precision)
+        model.accelerate(STEPS)
+        found[precision] = profile(model, args.repeats)
+        print(f"a step in {precision}, {model.formulation}, ms:")
+        for part, seconds in found[precision].items():
+            print(f"  {part:50}{1e3 * seconds:8.1f}", flush=True)
+    return found
+
+
 def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag("device", "auto, cuda, mps or cpu", "auto")
@@ -275,7 +290,11 @@ def parser() -> Parser:
         "batches", "batch sizes", shown="1, on CUDA 1 4 16 32", nargs="+", type=int, metavar="B"
     )
     flags.flag(
-        "parts", "of steps, start, runs and faces", nargs="+", choices=PARTS, shown="all but faces"
+        "parts",
+        "of steps, start, runs, faces and profile (of a CPU)",
+        nargs="+",
+        choices=PARTS,
+        shown="steps start runs",
     )
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
     flags.flag("steps", "of each search of that part", STEPS, type=int)
@@ -299,13 +318,15 @@ def main() -> int:
         raise Unusable(
             f"resolution must be a power of two of at least 64, not {args.resolution}: LR are 32"
         )
-    args.parts = args.parts or [part for part in PARTS if part != "faces"]
+    args.parts = args.parts or [part for part in PARTS if part not in ON_REQUEST]
     if ("faces" in args.parts) != (args.faces is not None):
         raise Unusable("the part faces needs a folder of them: -parts faces -faces FOLDER")
     try:
         device = choose_device(args.device)
     except ValueError as error:
         raise Unusable(str(error)) from None
+    if "profile" in args.parts and device.type != "cpu":
+        raise Unusable("the part profile times functions of a CPU: give -device cpu")
     args.batches = args.batches or ([1, 4, 16, 32] if device.type == "cuda" else [1])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {
@@ -331,6 +352,8 @@ def main() -> int:
             figures["runs"] = measure_runs(device, file, args.resolution, folder)
         if "faces" in args.parts:
             figures["faces"] = measure_faces(args, device, folder)
+        if "profile" in args.parts:
+            figures["profile"] = measure_profile(args, file, folder / "cache")
     if args.json:
         try:
             with atomic_write(args.json) as out:

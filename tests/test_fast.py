@@ -429,6 +429,19 @@ def test_bench_tells_every_formulation_against_the_floor(tmp_path):
     assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", done.stdout)
 
 
+def test_bench_tells_where_a_step_goes(tmp_path):
+    done = command(
+        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 2, "-parts", "profile"),
+        *("-json", "bench.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for parts in json.loads((tmp_path / "bench.json").read_text())["profile"].values():
+        total = parts.pop("a step")
+        assert sum(parts.values()) == pytest.approx(total)
+        assert len(parts) == 4 and min(parts.values()) > 0  # nothing is counted twice
+
+
 def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(tmp_path):
     (tmp_path / "faces").mkdir()
     for i in range(3):

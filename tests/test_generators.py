@@ -277,11 +277,15 @@ def saved(content, path) -> bytes:
 def test_ffhq_is_fetched_once_and_its_sha256_kept(ffhq_sized, server, tmp_path, capfd):
     served, asked = server
     served["one"] = saved(lernapparat(*ffhq_sized), tmp_path / "x.pt")
+    load_generator("ffhq", tmp_path / "quiet", progress=False)
+    assert "downloading" not in capfd.readouterr().err and len(asked) == 1
+    asked.clear()
     cache = tmp_path / "cache"
     generator = load_generator("ffhq", cache)
     assert torch.equal(picture(generator.synthesis), picture(ffhq_sized[0]))
     digest = hashlib.sha256(served["one"]).hexdigest()
-    assert digest in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert digest in told and "downloading" in told
     path = cache / ffhq.ONE_FILE.name
     assert path.with_name(path.name + ".sha256").read_text().startswith(digest)
     load_generator("ffhq", cache)
