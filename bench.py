@@ -22,99 +22,34 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
-import stylegan
 from accelerate import has_bfloat16, multiply_adds
 from atomic import atomic_write
 from commandline import OK, Parser, Unusable, run_command, shown
 from equivalence import compare
 from generators import DEMO
 from images import list_pictures, read_picture, to_tensor
-from machine import machine_rates, processor, wait_for_device
+from machine import machine_rates, processor
 from profiling import profile
 from PULSE import PULSE, choose_device
-from settings import PRECISIONS, Settings
+from settings import PRECISIONS
+from steptime import PLAIN_LIBRARY, STEPS, Row, random_generator
 from stylegan import G_synthesis
-from walk import Walk
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("steps", "start", "runs", "faces", "profile")
 ON_REQUEST = ("faces", "profile")  # parts that are not measured unless they are named
-PLAIN_LIBRARY = "plain, F.instance_norm"
-STEPS = 100  # of a search, by which images per minute are reckoned
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one row of the table times."""
-
-    formulation: str  # PLAIN_LIBRARY, plain, eager or compiled
-    precision: str
-    batch: int
-
-
-# ------------------------------------------------------------ one row, in its own process
-
-
-def random_generator(path: Path, resolution: int) -> None:
-    """A generator of FFHQ's layout with random weights, as a file."""
-    torch.manual_seed(0)
-    config = {"resolution": resolution, "fmap_base": 8192, "fmap_max": 512, "dlatent_size": 512}
-    torch.save(
-        {
-            "format": "pulse-generator-1",
-            "config": config,
-            "synthesis": G_synthesis(**config).state_dict(),
-            "mapping": None,
-            "gaussian_fit": {"mean": torch.zeros(512), "std": torch.ones(512)},
-        },
-        path,
-    )
-
-
-def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
-    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory."""
-    compile = "on" if row.formulation == "compiled" else "off"
-    model = PULSE(file, device_name, cache_dir, compile=compile, precision=row.precision)
-    generator, device = model.generator, model.device
-    if row.formulation.startswith("plain"):
-        generator.synthesize = generator.synthesis
-        if row.formulation == PLAIN_LIBRARY:
-            stylegan.instance_norm = F.instance_norm
-    else:
-        model.accelerate(STEPS)
-    settings = Settings(steps=2 * repeats + 10)
-    size = 1 if device.type == "cpu" else row.batch  # as the search itself does
-    walks = [
-        Walk(generator, torch.full((size, 3, 32, 32), 0.5), settings, list(range(i, i + size)))
-        for i in range(0, row.batch, size)
-    ]
-    seconds = []
-    uncounted = 2 if device.type == "cpu" else 8
-    for _ in range(uncounted + repeats):
-        wait_for_device(device)
-        start = time.perf_counter()
-        for walk in walks:
-            walk.step()
-        wait_for_device(device)
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 1e6
-    return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
 
 
 # ------------------------------------------------------------ the parts of the table
@@ -170,12 +105,12 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
         request = {
             "row": asdict(row),
             "file": str(file),
-            "device": str(device),
+            "device_name": str(device),
             "repeats": args.repeats,
             "cache_dir": str(cache_dir),
         }
         try:
-            _, text = in_process(str(ROOT / "bench.py"), "-row", json.dumps(request))
+            _, text = in_process(str(ROOT / "steptime.py"), json.dumps(request))
             figures = json.loads(text.splitlines()[-1])
         except (RuntimeError, ValueError) as error:
             print(f"{row.formulation:26}{row.precision:10}{row.batch:5}  {shown(str(error))}")
@@ -299,19 +234,11 @@ def parser() -> Parser:
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
     flags.flag("steps", "of each search of that part", STEPS, type=int)
     flags.flag("json", "write the figures to this file as well", type=Path, metavar="FILE")
-    flags.flag("row", "for its own use: one row, as JSON, in this process", metavar="JSON")
     return flags
 
 
 def main() -> int:
     args = parser().parse_args()
-    if args.row:
-        request = json.loads(args.row)
-        row = Row(**request["row"])
-        file, cache_dir = Path(request["file"]), Path(request["cache_dir"])
-        found = time_row(row, file, request["device"], request["repeats"], cache_dir)
-        print(json.dumps(found))
-        return OK
     if args.repeats < 1 or min(args.batches or [1]) < 1:
         raise Unusable("repeats and batches must be whole numbers of at least 1")
     if args.resolution < 64 or args.resolution & (args.resolution - 1):

@@ -99,8 +99,8 @@ def choose(args: argparse.Namespace) -> list[Experiment]:
     """What is to be run. Raises: Unusable where the generator cannot be had, or for a name that no
     experiment has.
     """
-    from folder import load_model
     from knobs import experiments
+    from loading import load_model
 
     # Loaded here once, so that what is wrong with it is told once, and a download is made once.
     model = load_model(args.generator, args.device, args.cache_dir, "auto", None, not args.quiet)

@@ -7,7 +7,6 @@ run.py says what is wanted; several processes may each run this on one folder (w
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import re
 import secrets
@@ -25,10 +24,9 @@ from accelerate import choose_threads
 from animation import KINDS, write_animation
 from attempts import Found, Piece, Searcher, require_there
 from commandline import Progress, Unusable, shown
-from generators import GeneratorError
 from images import PictureError, read_picture, to_tensor
-from locks import try_lock
-from PULSE import PULSE, require_lr_size
+from loading import load_model
+from PULSE import require_lr_size
 from records import (
     Changed,
     Job,
@@ -43,7 +41,6 @@ from records import (
 from settings import Settings
 from workers import Alone, local_rank
 
-LOCK = ".pulse.lock"
 MAX_NAME = 240  # bytes: file systems take 255, some of which are for `_0099.png` and `.json`
 
 
@@ -306,43 +303,9 @@ class Run:
             return done
 
 
-def load_model(
-    generator: str,
-    device: str,
-    cache_dir: Path,
-    compile: str,
-    precision: str | None,
-    progress: bool = True,
-) -> PULSE:
-    """A PULSE. Raises: Unusable where the generator or the device cannot be had."""
-    try:
-        return PULSE(generator, device, cache_dir, compile, precision, progress)
-    except (GeneratorError, ValueError) as error:
-        lines = map(shown, str(error).splitlines())  # a download tells each source in its own
-        raise Unusable("\n".join(lines)) from None
-    except OSError as error:  # of the prior fit that is kept there
-        raise Unusable(
-            f"-cache_dir {shown(cache_dir)} cannot be written ({error.strerror}): give another "
-            f"folder"
-        ) from None
-
-
 def require_short_name(name: str) -> None:
     """Raises: ValueError where a file system would not take `name` with our endings."""
     if (length := len(os.fsencode(name))) > MAX_NAME:
         raise ValueError(
             f"its result's name would have {length} bytes, more than {MAX_NAME}: rename it"
         )
-
-
-def lock_folder(output_dir: Path, handle) -> None:
-    """Take the folder for this run. Raises: Unusable where another run has it."""
-    try:
-        if not try_lock(handle):
-            raise Unusable(
-                f"another run is writing into {shown(output_dir)}: wait for its end, or give "
-                f"another -output_dir"
-            )
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise  # a file system without locks has none to give: writes are atomic all the same

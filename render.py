@@ -7,8 +7,8 @@ import os
 import torch
 
 from commandline import OK, SOME_REFUSED, Progress, Unusable, count, require_folder_writable, shown
-from folder import load_model
 from latents import LatentError, read_latent
+from loading import load_model
 from records import Job, write_picture
 
 

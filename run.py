@@ -254,10 +254,10 @@ def main() -> int:
     pictures = find_pictures(args)
 
     from attempts import require_there
-    from folder import LOCK, Report, Run, lock_folder
+    from folder import Report, Run
     from locks import held_open
     from records import all_jobs, write_sheet, write_summary
-    from workers import join
+    from workers import LOCK, join, lock_folder
 
     workers = join()
     run = Run(args, settings, pictures, workers)

@@ -7,13 +7,19 @@ Without a launcher there is one process.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
+from commandline import Unusable, shown
+from locks import try_lock
+
+LOCK = ".pulse.lock"  # in the folder that a run writes into
 FOREVER = timedelta(days=365)  # a search may take as long as it likes
 
 
@@ -132,3 +138,16 @@ def join() -> Alone:
     store, rank, size = next(torch.distributed.rendezvous("env://", timeout=FOREVER))
     ours = torch.distributed.PrefixStore(meet(store, rank, size), store)
     return Together(ours, rank, size)
+
+
+def lock_folder(output_dir: Path, handle) -> None:
+    """Take the folder for this run. Raises: Unusable where another run has it."""
+    try:
+        if not try_lock(handle):
+            raise Unusable(
+                f"another run is writing into {shown(output_dir)}: wait for its end, or give "
+                f"another -output_dir"
+            )
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise  # a file system without locks has none to give: writes are atomic all the same
