@@ -11,7 +11,7 @@ def _setting(default, help: str):
     return field(default=default, metadata={"help": help})
 
 
-MAY_CHANGE = ("learning_rate", "ema_images", "search_weight")  # when a training goes on
+MAY_CHANGE = ("learning_rate", "ema_images", "search_weight", "r1_weight")  # when going on
 
 
 @dataclass(frozen=True)
