@@ -273,6 +273,15 @@ def test_a_copied_face_counts_as_memorised_also_when_it_is_mirrored():
     assert score.nearest(copies, known).max() == 0
 
 
+def test_training_faces_are_held_against_the_other_ones():
+    random = torch.Generator().manual_seed(0)
+    known = (torch.rand(20, 3, 8, 8, generator=random) * 255).byte()
+    assert score.nearest(known, known).min() > 20  # neither to itself nor to its own mirror image
+    twice = torch.cat([known, known[:1].flip(3)])
+    distance = score.nearest(twice, twice)
+    assert distance[0] == distance[-1] == 0 and distance[1:-1].min() > 20
+
+
 def test_no_face_is_found_where_there_is_none():
     assert score.face_share(torch.full((2, 3, 64, 64), 128, dtype=torch.uint8)) == 0
 
