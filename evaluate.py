@@ -37,8 +37,9 @@ from commandline import (
 from settings import require_positive
 
 if TYPE_CHECKING:  # what they import takes seconds, and -h must not wait for it
-    from measuring import Evaluation, PictureFolder, Problems, Result
+    from measuring import Evaluation
     from report import Card
+    from results import PictureFolder, Problems, Result
 
 WRITTEN = ("json", "csv", "markdown", "html")  # the flags that name a file to write
 WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
@@ -96,7 +97,7 @@ def find_lr(args: argparse.Namespace, problems: Problems) -> PictureFolder | Non
 
     Raises: Unusable where the given one cannot be read.
     """
-    from measuring import PictureFolder
+    from results import PictureFolder
 
     if args.input_dir is None and not Path("input").exists():
         reason = (
@@ -113,7 +114,8 @@ def evaluate(args: argparse.Namespace, problems: Problems) -> tuple[Evaluation, 
 
     Raises: Unusable where there is no result.
     """
-    from measuring import Evaluation, PictureFolder, read_groups, read_results
+    from measuring import Evaluation
+    from results import PictureFolder, read_groups, read_results
 
     try:
         by_input = read_results(args.runs, problems)
@@ -146,9 +148,9 @@ def cards(evaluation: Evaluation, by_input: list[list[Result]]) -> Iterator[Card
     from PIL import Image
 
     from images import PictureError, read_picture
-    from measuring import number
     from records import read_record
     from report import Card
+    from results import number
 
     measured = {row["name"] for row in evaluation.rows if row["method"] == "PULSE"}
     for results in by_input:
@@ -218,7 +220,7 @@ def main() -> int:
     import torch
 
     import tables
-    from measuring import Problems
+    from results import Problems
 
     # Threads that wait for each other cost more than they give where pictures are small.
     torch.set_num_threads(min(args.threads, os.cpu_count() or 1))

@@ -43,7 +43,7 @@ from settings import require_positive, require_seed
 
 if TYPE_CHECKING:  # what they import takes seconds, and -h must not wait for it
     from knobs import Experiment
-    from measuring import PictureFolder
+    from results import PictureFolder
     from tasks import Task
 
 
@@ -131,7 +131,7 @@ def degrade(
     Raises: Unusable where that fails, or where the photographs are not those of the LR.
     """
     from knobs import require_same
-    from measuring import PictureFolder
+    from results import PictureFolder
     from tasks import Task, run_all
 
     def ended(task: Task) -> None:
@@ -181,7 +181,7 @@ def run_and_measure(
     Raises: OSError where a log cannot be written.
     """
     from knobs import DEFAULTS, figures
-    from measuring import PictureFolder, Problems
+    from results import PictureFolder, Problems
     from tasks import run_all
 
     by_name = {experiment.name: experiment for experiment in chosen}
@@ -294,7 +294,7 @@ def main() -> int:
     import torch
 
     from knobs import side_of
-    from measuring import PictureFolder
+    from results import PictureFolder
 
     torch.set_num_threads(1)  # the searches need the cores
     lr = PictureFolder(args.input_dir, "-input_dir")

@@ -21,7 +21,8 @@ import metrics
 import tables
 from commandline import some
 from images import PictureError
-from measuring import Evaluation, PictureFolder, Problems, read_results
+from measuring import Evaluation
+from results import PictureFolder, Problems, read_results
 from settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 
 DEFAULTS = "defaults"

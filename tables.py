@@ -16,6 +16,7 @@ import math
 from dataclasses import asdict
 from statistics import fmean
 
+import confidence
 import metrics
 from commandline import count
 from measuring import COLUMNS
@@ -63,7 +64,7 @@ def share_of(within: list[bool]) -> dict | None:
     """How many, of how many, the share and its 95 % Wilson interval; None for none."""
     if not within:
         return None
-    low, high = metrics.wilson(sum(within), len(within))
+    low, high = confidence.wilson(sum(within), len(within))
     share = sum(within) / len(within)
     return {"within": sum(within), "of": len(within), "share": share, "low": low, "high": high}
 
@@ -80,7 +81,7 @@ def _mean(rows: list[dict], key: str) -> float | None:
 def _spread(rows: list[dict], key: str) -> dict:
     """How sure the mean of a key is, and its largest value."""
     values = _values(rows, key)
-    return {"l2_error": metrics.standard_error(values), "worst_l2": max(values, default=None)}
+    return {"l2_error": confidence.standard_error(values), "worst_l2": max(values, default=None)}
 
 
 def _psnr(l2: float | None) -> float | None:
@@ -145,7 +146,7 @@ def by_group(rows: list[dict]) -> dict | None:
     for group, members in groups.items():
         within = [any(row["record_within_eps"] for row in results) for results in members]
         l2 = [fmean(row["record_l2"] for row in results) for results in members]
-        interval = metrics.mean_interval(l2)
+        interval = confidence.mean_interval(l2)
         shares.append((sum(within), len(within)))
         means.append(l2)
         table.append(
@@ -160,8 +161,8 @@ def by_group(rows: list[dict]) -> dict | None:
         )
     return {
         "table": table,
-        "shares": asdict(metrics.difference_of_shares(shares)),
-        "l2": asdict(metrics.difference_of_means(means, "L2")),
+        "shares": asdict(confidence.difference_of_shares(shares)),
+        "l2": asdict(confidence.difference_of_means(means, "L2")),
     }
 
 

@@ -1,0 +1,108 @@
+"""How sure a figure is: intervals, standard errors, and tests of difference between groups.
+
+wilson(7, 8)                 # between which shares 7 of 8 leaves the true one
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+
+import numpy as np
+
+PERMUTATIONS = 100_000
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share, for n independent trials, n ≥ 1."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # Exactly 0 and 1 at the ends, where rounding would leave a little.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return low, high
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """The standard error of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    with np.errstate(over="ignore"):  # of squares; it is infinite then
+        return float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error(values)
+    return fmean(values) - half, fmean(values) + half
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a test of difference between groups says."""
+
+    test: str  # its name; empty where nothing could be tested
+    p: float | None
+    words: str
+
+
+def difference_of_shares(counts: Sequence[tuple[int, int]]) -> Difference:
+    """Do groups, (successes, n) each, differ in their shares?
+
+    Pearson's chi-square test where all expected counts are 5 or more; else Fisher's exact test of
+    two groups, or for more a permutation test of chi-square (100,000 permutations, seed 0).
+    """
+    table = np.array([[k, n - k] for k, n in counts], dtype=np.int64)  # (groups, 2)
+    what = "shares within eps"
+    if len(table) < 2:
+        return _nothing(what, "there is one group only")
+    if not table.sum(axis=0).all():
+        return _nothing(what, "all inputs are on one side of eps")
+    from scipy import stats
+
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    if expected.min() >= 5:
+        p = stats.chi2_contingency(table, correction=False).pvalue
+        return _told(what, f"chi-square test, {len(table) - 1} degrees of freedom", p)
+    if len(table) == 2:
+        return _told(what, "Fisher's exact test", stats.fisher_exact(table)[1])
+    draws = np.random.default_rng(0).multivariate_hypergeometric(
+        table.sum(axis=1), table[:, 0].sum(), PERMUTATIONS, method="marginals"
+    )
+
+    def chi_square(successes):  # but for a factor: failures add the same in proportion
+        return ((successes - expected[:, 0]) ** 2 / expected[:, 0]).sum(axis=-1)
+
+    as_far = chi_square(draws) >= chi_square(table[:, 0]) * (1 - 1e-9)
+    p = (as_far.sum() + 1) / (PERMUTATIONS + 1)
+    return _told(what, f"permutation test of chi-square, {PERMUTATIONS:,} permutations, seed 0", p)
+
+
+def difference_of_means(groups: Sequence[Sequence[float]], what: str) -> Difference:
+    """Do groups of values differ? The Kruskal-Wallis test, which asks no distribution of them."""
+    if len(groups) < 2:
+        return _nothing(what, "there is one group only")
+    if len({value for group in groups for value in group}) < 2:
+        return _nothing(what, "all inputs have the same")
+    from scipy.stats import kruskal
+
+    few = ", rough: a group has fewer than 5 inputs" if min(map(len, groups)) < 5 else ""
+    return _told(what, f"Kruskal-Wallis test{few}", kruskal(*groups).pvalue)
+
+
+def _nothing(what: str, why: str) -> Difference:
+    return Difference("", None, f"No test of difference in {what}: {why}.")
+
+
+def _told(what: str, test: str, p: float) -> Difference:
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    verdict = "The groups differ" if p < 0.05 else "No difference between the groups was shown"
+    return Difference(test, float(p), f"{verdict} in {what} ({test}; {shown}).")
