@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 
 import stylegan
+from formats import Networks
+from generators import save_generator
 from machine import wait_for_device
 from PULSE import PULSE
 from settings import Settings
@@ -34,20 +36,20 @@ class Row:
     batch: int
 
 
-def random_generator(path: Path, resolution: int) -> None:
-    """A generator of FFHQ's layout with random weights, as a file."""
+def random_generator(
+    path: Path,
+    resolution: int,
+    fmap_base: int = 8192,
+    fmap_max: int = 512,
+    dlatent_size: int = 512,
+) -> None:
+    """A generator with random weights, by default of FFHQ's layout, as a file. Raises: OSError."""
     torch.manual_seed(0)
-    config = {"resolution": resolution, "fmap_base": 8192, "fmap_max": 512, "dlatent_size": 512}
-    torch.save(
-        {
-            "format": "pulse-generator-1",
-            "config": config,
-            "synthesis": G_synthesis(**config).state_dict(),
-            "mapping": None,
-            "gaussian_fit": {"mean": torch.zeros(512), "std": torch.ones(512)},
-        },
-        path,
+    synthesis = G_synthesis(
+        dlatent_size, resolution=resolution, fmap_base=fmap_base, fmap_max=fmap_max
     )
+    prior = torch.zeros(dlatent_size), torch.ones(dlatent_size)
+    save_generator(Networks(synthesis, None), prior, path)
 
 
 def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:

@@ -26,9 +26,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accelerate import has_bfloat16
-from formats import FORMAT
 from PULSE import PULSE
-from stylegan import G_synthesis
+from steptime import random_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,26 +43,12 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
 
 
-def write_random(path: Path, **config) -> None:
-    """A random generator of that config in this project's format."""
-    torch.manual_seed(0)
-    d = config["dlatent_size"]
-    content = {
-        "format": FORMAT,
-        "config": config,
-        "synthesis": G_synthesis(**config).state_dict(),
-        "mapping": None,
-        "gaussian_fit": {"mean": torch.zeros(d), "std": torch.ones(d)},
-    }
-    torch.save(content, path)
-
-
 def full(steps: int = 100) -> None:
     """Time of a step and memory of one search at the size of the FFHQ generator."""
     print(f"after import: {resident_mb():.0f} MB")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "full_size.pt"
-        write_random(path, resolution=1024, fmap_base=8192, fmap_max=512, dlatent_size=512)
+        random_generator(path, resolution=1024)
         model = PULSE(path, device="cpu", cache_dir=folder)
     started = last = time.monotonic()
 
@@ -144,7 +129,7 @@ def many(pictures: int = 10_000) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_noise(folder / "input", pictures, 4)
-        write_random(folder / "8.pt", resolution=8, fmap_base=64, fmap_max=8, dlatent_size=16)
+        random_generator(folder / "8.pt", resolution=8, fmap_base=64, fmap_max=8, dlatent_size=16)
         args = ["-generator", "8.pt", "-device", "cpu", "-threads", "1", "-seed", "0"]
         command = [sys.executable, str(ROOT / "run.py"), *args, "-steps", "1"]
         importing = seconds_to_import()
@@ -164,7 +149,7 @@ def flat(pictures: int = 100) -> None:
         folder = Path(name)
         write_noise(folder / "input", pictures, 32)
         config = {"resolution": 512, "fmap_base": 2048, "fmap_max": 128, "dlatent_size": 128}
-        write_random(folder / "512.pt", **config)
+        random_generator(folder / "512.pt", **config)
         args = [
             "-generator",
             "512.pt",
