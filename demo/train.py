@@ -184,7 +184,7 @@ def export(training: Training, args, faces: int) -> Path:
             "licence": args.licence,
             "trained_on": f"{args.trained_on} ({faces} pictures at {size} pixels)",
             "images_seen": training.images_before + training.images,
-            "hours": round(training.seconds / 3600, 2),
+            "hours": round(training.hours_before + training.seconds / 3600, 2),
             "commit": commit(),
         },
     )

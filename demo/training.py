@@ -56,9 +56,9 @@ class Training:
         }
         self.synthesize = self.networks["synthesis"]
         self.judge = self.networks["discriminator"]
-        self.images, self.images_before = 0, 0  # of this training; of the generator it began with
+        self.images, self.seconds = 0, 0.0  # of this training
+        self.images_before, self.hours_before = 0, 0.0  # of the generator it began with
         self.augment = Augmentation(s.ada_target, s.ada_images, self.random, device)
-        self.seconds = 0.0
         self.log: list[dict] = []
 
     def _adam(self, parameters, share: float) -> torch.optim.Adam:
@@ -221,6 +221,7 @@ class Training:
                     "beside the generator"
                 ) from None
         self.images_before = int(networks.about.get("images_seen", 0))
+        self.hours_before = float(networks.about.get("hours", 0))
         for name in ("synthesis", "mapping"):
             state = getattr(networks, name).state_dict()
             self.networks[name].load_state_dict(state)
@@ -237,6 +238,7 @@ class Training:
             "random": self.random.get_state(),
             "images": self.images,
             "images_before": self.images_before,
+            "hours_before": self.hours_before,
             "augmentation": self.augment.state_dict(),
             "seconds": self.seconds,
             "log": self.log,
@@ -255,5 +257,5 @@ class Training:
         self.searches.load_state_dict(state["searches"])
         self.augment.load_state_dict(state["augmentation"])
         self.random.set_state(state["random"])
-        for name in ("images", "images_before", "seconds", "log"):
+        for name in ("images", "images_before", "hours_before", "seconds", "log"):
             setattr(self, name, state[name])

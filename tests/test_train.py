@@ -123,6 +123,9 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
 
     assert run_train(monkeypatch, "-data", faces, *SMALL, *out, "-minutes", 0) == 0
     assert "fmap_max 8, not 4" in refused("-data", faces, *SMALL, *out, "-fmap_max", 4)
+    for name in ("learning_rate", "ema_images", "search_weight", "r1_weight"):
+        changed = ("-minutes", 0, f"-{name}", 7)
+        assert run_train(monkeypatch, "-data", faces, *SMALL, *out, *changed) == 0
     state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
     torch.save({**state, "searches": {}}, tmp_path / "out" / "checkpoint.pt")
     assert "lacks something" in refused("-data", faces, *SMALL, *out)
@@ -198,6 +201,7 @@ def test_the_embedded_generator_can_be_trained_on_from_with_its_critic():
     networks = read_networks(train.DEMO)
     training.start_from(networks, critic)
     assert training.images_before == networks.about["images_seen"] > 211_200
+    assert training.hours_before == networks.about["hours"] > 2
     mine = training.networks["discriminator"].state_dict()
     assert all(torch.equal(mine[key], value.float()) for key, value in critic.items())
 
