@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from accelerate import Accelerator
-from generators import Generator, load_generator
-from latents import Latent, read_latent, redraw
-from settings import Settings, require_seed
+from fast.choose import Accelerator
+from generators.latents import Latent, read_latent, redraw
+from generators.load import Generator, load_generator
+from search_settings import Settings, require_seed
 from walk import Result, Walk
 
 

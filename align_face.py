@@ -37,7 +37,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commandline import (
+from cli.command import (
     OK,
     SOME_REFUSED,
     Parser,
@@ -52,7 +52,7 @@ from commandline import (
 )
 
 if TYPE_CHECKING:  # -h answers before anything heavy is imported
-    from faces import FaceFinder
+    from imaging.face_crop import FaceFinder
 
 SETTINGS = "pulse:align"  # text chunk: the flags a face was made with
 DEGRADED = "pulse:degraded"  # text chunk: what -degrade did to it
@@ -103,9 +103,9 @@ def parser() -> Parser:
 
 def check_flags(args) -> None:
     """Raises: Unusable for values that no photograph could be used with."""
-    import degrade
-    from faces import CROP
-    from settings import require_seed
+    from imaging import degradations
+    from imaging.face_crop import CROP
+    from search_settings import require_seed
 
     if args.output_size != 0 and (args.output_size < 2 or CROP % args.output_size):
         raise Unusable(
@@ -122,7 +122,7 @@ def check_flags(args) -> None:
         )
     try:
         if args.degrade is not None:
-            args.degrade = degrade.parse(args.degrade)
+            args.degrade = degradations.parse(args.degrade)
         if args.seed is not None:
             require_seed(args.seed)
     except ValueError as error:
@@ -132,8 +132,8 @@ def check_flags(args) -> None:
 def main() -> int:
     args = parser().parse_args()
     check_flags(args)
-    from faces import CROP, FaceFinder, FinderError
-    from images import ALIGNED_FROM, picture_text
+    from imaging.face_crop import CROP, FaceFinder, FinderError
+    from imaging.pictures import ALIGNED_FROM, picture_text
 
     pictures, others = pictures_in(args.input_dir, "-input_dir", "photographs")
     require_folder_writable(args.output_dir, "-output_dir")
@@ -191,7 +191,7 @@ def settle_seed(photos: list[Path], args) -> None:
     """The seed of -degrade where none was given: that of the faces which are there, or a new
     one.
     """
-    from images import picture_text
+    from imaging.pictures import picture_text
 
     if args.degrade is None or args.seed is not None:
         return
@@ -216,7 +216,7 @@ def result(photo: Path, face: int, args) -> Path:
 
 def marks(photo: Path, args) -> dict[str, str]:
     """What the text chunks of all faces of `photo` say. Raises: OSError."""
-    from images import ALIGNED_FROM, ALIGNED_SHA256, sha256, storable
+    from imaging.pictures import ALIGNED_FROM, ALIGNED_SHA256, sha256, storable
 
     degrade = f" -degrade {args.degrade} -seed {args.seed}" if args.degrade else ""
     return {
@@ -234,7 +234,7 @@ def degraded(text: dict[str, str]) -> str:
 
 def is_done(photo: Path, args) -> bool:
     """Whether face 0, which is written last, is there, from this photograph by these flags."""
-    from images import picture_text
+    from imaging.pictures import picture_text
 
     text = picture_text(result(photo, 0, args))
     try:
@@ -244,14 +244,14 @@ def is_done(photo: Path, args) -> bool:
 
 
 def is_ours(file: Path, photo: Path) -> bool:
-    from images import ALIGNED_FROM, picture_text, storable
+    from imaging.pictures import ALIGNED_FROM, picture_text, storable
 
     return picture_text(file).get(ALIGNED_FROM) == storable(photo.name)
 
 
 def require_free(file: Path, photo: Path, args) -> None:
     """Raises: Refused where `file` is something else, or the face in another state of damage."""
-    from images import picture_text
+    from imaging.pictures import picture_text
 
     if not os.path.lexists(file):
         return
@@ -269,9 +269,9 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
 
     Raises: Refused.
     """
-    from degrade import numbers
-    from faces import align, central_square, downscale, enlarged
-    from images import ALIGNED_FACE, PictureError, read_picture, write_png
+    from imaging.degradations import numbers
+    from imaging.face_crop import align, central_square, downscale, enlarged
+    from imaging.pictures import ALIGNED_FACE, PictureError, read_picture, write_png
 
     require_free(result(photo, 0, args), photo, args)  # before the search, which takes seconds
     try:

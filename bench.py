@@ -21,6 +21,7 @@ whichever is higher.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -34,17 +35,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from accelerate import has_bfloat16, multiply_adds
-from atomic import atomic_write
-from commandline import OK, Parser, Unusable, run_command, shown
-from equivalence import compare
-from generators import DEMO
-from images import list_pictures, read_picture, to_tensor
-from machine import machine_rates, processor
-from profiling import profile
+from benchmarks.hardware import machine_rates, processor
+from benchmarks.search_quality import compare
+from benchmarks.step_profile import profile
+from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator
+from cli.command import OK, Parser, Unusable, run_command, shown
+from fast.choose import has_bfloat16, multiply_adds
+from generators.load import DEMO
+from imaging.pictures import list_pictures, read_picture, to_tensor
 from PULSE import PULSE, choose_device
-from settings import PRECISIONS
-from steptime import PLAIN_LIBRARY, STEPS, Row, random_generator
+from safe_files import atomic_write
+from search_settings import PRECISIONS
 from stylegan import G_synthesis
 
 ROOT = Path(__file__).resolve().parent
@@ -59,7 +60,11 @@ def in_process(*arguments: str, timeout: float = 3600) -> tuple[float, str]:
     """Seconds and output of a Python command of its own. Raises: RuntimeError with what it said."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     if done.returncode not in (0, 1):
         raise RuntimeError((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
@@ -110,7 +115,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
             "cache_dir": str(cache_dir),
         }
         try:
-            _, text = in_process(str(ROOT / "steptime.py"), json.dumps(request))
+            _, text = in_process("-m", "benchmarks.step_time", json.dumps(request))
             figures = json.loads(text.splitlines()[-1])
         except (RuntimeError, ValueError) as error:
             print(f"{row.formulation:26}{row.precision:10}{row.batch:5}  {shown(str(error))}")

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commandline import (
+from cli.command import (
     OK,
     SOME_REFUSED,
     Parser,
@@ -34,12 +34,12 @@ from commandline import (
     run_command,
     shown,
 )
-from settings import require_positive
+from search_settings import require_positive
 
 if TYPE_CHECKING:  # what they import takes seconds, and -h must not wait for it
-    from measuring import Evaluation
-    from report import Card
-    from results import PictureFolder, Problems, Result
+    from evaluation.per_image import Evaluation
+    from evaluation.report import Card
+    from evaluation.results import PictureFolder, Problems, Result
 
 WRITTEN = ("json", "csv", "markdown", "html")  # the flags that name a file to write
 WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
@@ -97,7 +97,7 @@ def find_lr(args: argparse.Namespace, problems: Problems) -> PictureFolder | Non
 
     Raises: Unusable where the given one cannot be read.
     """
-    from results import PictureFolder
+    from evaluation.results import PictureFolder
 
     if args.input_dir is None and not Path("input").exists():
         reason = (
@@ -114,8 +114,8 @@ def evaluate(args: argparse.Namespace, problems: Problems) -> tuple[Evaluation, 
 
     Raises: Unusable where there is no result.
     """
-    from measuring import Evaluation
-    from results import PictureFolder, read_groups, read_results
+    from evaluation.per_image import Evaluation
+    from evaluation.results import PictureFolder, read_groups, read_results
 
     try:
         by_input = read_results(args.runs, problems)
@@ -147,10 +147,10 @@ def cards(evaluation: Evaluation, by_input: list[list[Result]]) -> Iterator[Card
     """A Card per result, its pictures read only now; those without LR are left out."""
     from PIL import Image
 
-    from images import PictureError, read_picture
-    from records import read_record
-    from report import Card
-    from results import number
+    from evaluation.report import Card
+    from evaluation.results import number
+    from imaging.pictures import PictureError, read_picture
+    from runner.records import read_record
 
     measured = {row["name"] for row in evaluation.rows if row["method"] == "PULSE"}
     for results in by_input:
@@ -187,8 +187,8 @@ def write_files(
     document: dict,
 ) -> None:
     """The files that were asked for. Raises: OSError."""
-    import tables
-    from atomic import atomic_write
+    from evaluation import tables
+    from safe_files import atomic_write
 
     main, groups = tables.cells(document["table"]), document["groups"]
     by_group = tables.cells(groups["table"], tables.GROUP_HEADER) if groups else []
@@ -207,7 +207,7 @@ def write_files(
             with atomic_write(path) as file:
                 file.write(text.encode("utf-8", "backslashreplace"))
     if args.html:
-        from report import write_report
+        from evaluation.report import write_report
 
         shown_cards = cards(evaluation, by_input)
         write_report(args.html, document["title"], main, document["notes"], shown_cards, by_group)
@@ -219,8 +219,8 @@ def main() -> int:
 
     import torch
 
-    import tables
-    from results import Problems
+    from evaluation import tables
+    from evaluation.results import Problems
 
     # Threads that wait for each other cost more than they give where pictures are small.
     torch.set_num_threads(min(args.threads, os.cpu_count() or 1))

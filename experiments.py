@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commandline import (
+from cli.command import (
     OK,
     SOME_REFUSED,
     Parser,
@@ -39,11 +39,11 @@ from commandline import (
     run_command,
     shown,
 )
-from settings import require_positive, require_seed
+from search_settings import require_positive, require_seed
 
 if TYPE_CHECKING:  # what they import takes seconds, and -h must not wait for it
-    from knobs import Experiment
-    from results import PictureFolder
+    from evaluation.ablation import Experiment
+    from evaluation.results import PictureFolder
     from tasks import Task
 
 
@@ -99,7 +99,7 @@ def choose(args: argparse.Namespace) -> list[Experiment]:
     """What is to be run. Raises: Unusable where the generator cannot be had, or for a name that no
     experiment has.
     """
-    from knobs import experiments
+    from evaluation.ablation import experiments
     from loading import load_model
 
     # Loaded here once, so that what is wrong with it is told once, and a download is made once.
@@ -130,8 +130,8 @@ def degrade(
 
     Raises: Unusable where that fails, or where the photographs are not those of the LR.
     """
-    from knobs import require_same
-    from results import PictureFolder
+    from evaluation.ablation import require_same
+    from evaluation.results import PictureFolder
     from tasks import Task, run_all
 
     def ended(task: Task) -> None:
@@ -175,13 +175,13 @@ def searches(args: argparse.Namespace, chosen: list[Experiment]) -> list[Task]:
 def run_and_measure(
     args: argparse.Namespace, chosen: list[Experiment], lr: PictureFolder
 ) -> tuple[list[dict], list[str]]:
-    """All experiments, each measured when it ends: rows of knobs.figures in the order of `chosen`,
-    and what went wrong, in sentences.
+    """All experiments, each measured when it ends: rows of ablation.figures in the order of
+    `chosen`, and what went wrong, in sentences.
 
     Raises: OSError where a log cannot be written.
     """
-    from knobs import DEFAULTS, figures
-    from results import PictureFolder, Problems
+    from evaluation.ablation import DEFAULTS, figures
+    from evaluation.results import PictureFolder, Problems
     from tasks import run_all
 
     by_name = {experiment.name: experiment for experiment in chosen}
@@ -237,7 +237,7 @@ def how_measured(args: argparse.Namespace) -> str:
     """By which command, when and on what: a sentence."""
     import torch
 
-    from machine import processor
+    from benchmarks.hardware import processor
 
     on_cuda = args.device.startswith("cuda")
     machine = torch.cuda.get_device_name(args.device) if on_cuda else processor()
@@ -251,20 +251,19 @@ def how_measured(args: argparse.Namespace) -> str:
 
 def write_all(args: argparse.Namespace, rows: list[dict], side: int) -> list[Path]:
     """Tables, which are printed too, figures and plots; returns the files. Raises: OSError."""
-    import knobs
-    import tables
-    from atomic import atomic_write
+    from evaluation import ablation, tables
+    from safe_files import atomic_write
 
     pictures = count(rows[0]["pictures"], "picture")
     of_what = f"{pictures} of {side}×{side}, generator {Path(args.generator).name}"
     told = f"{of_what}, seed {args.seed}. {how_measured(args)}"
-    main, robustness = knobs.knob_table(rows), knobs.robustness_table(rows)
+    main, robustness = ablation.knob_table(rows), ablation.robustness_table(rows)
     for table in filter(None, (main, robustness)):
         print(tables.as_text(table), end="\n\n")
-    parts = [f"# Which knob matters\n\n{told} {knobs.NOTE}\n"]
+    parts = [f"# Which knob matters\n\n{told} {ablation.NOTE}\n"]
     parts += [tables.as_markdown(main)] if main else []
     if robustness:
-        parts += [f"## Robustness\n\n{knobs.ROBUSTNESS_NOTE}\n", tables.as_markdown(robustness)]
+        parts += [f"## Robustness\n\n{ablation.ROBUSTNESS_NOTE}\n", tables.as_markdown(robustness)]
     texts = {
         "experiments.json": tables.as_json({"about": told, "experiments": rows}),
         "experiments.md": "\n".join(parts),
@@ -275,7 +274,7 @@ def write_all(args: argparse.Namespace, rows: list[dict], side: int) -> list[Pat
         with atomic_write(files[-1]) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
     try:
-        import plots
+        from evaluation import plots
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise
@@ -293,8 +292,8 @@ def main() -> int:
 
     import torch
 
-    from knobs import side_of
-    from results import PictureFolder
+    from evaluation.ablation import side_of
+    from evaluation.results import PictureFolder
 
     torch.set_num_threads(1)  # the searches need the cores
     lr = PictureFolder(args.input_dir, "-input_dir")

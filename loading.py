@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from commandline import Unusable, shown
-from generators import GeneratorError
+from cli.command import Unusable, shown
+from generators.load import GeneratorError
 from PULSE import PULSE
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bicubic import BicubicDownSample
-from settings import parse_loss
+from search_settings import parse_loss
 
 
 def l2(difference: Tensor) -> Tensor:

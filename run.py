@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from commandline import (
+from cli.command import (
     OK,
     SOME_REFUSED,
     Parser,
@@ -36,8 +36,8 @@ from commandline import (
     shown,
     some,
 )
-from settings import COMPILE, PRECISIONS, Settings, require_positive, require_seed
-from workers import is_first
+from runner.distributed import is_first
+from search_settings import COMPILE, PRECISIONS, Settings, require_positive, require_seed
 
 MAX_THREADS = 1024  # far more than pay; PyTorch dies of what the system cannot start
 ADVICE = (
@@ -165,7 +165,7 @@ def read_arguments() -> tuple[argparse.Namespace, Settings]:
     if args.device.split(":")[0] not in ("auto", "cuda", "mps", "cpu"):
         flags.error(f"device {args.device!r} is unknown: use auto, cuda, mps or cpu")
     if args.animation:
-        from animation import require_encoder
+        from imaging.animation import require_encoder
 
         try:
             require_encoder(args.animation)
@@ -181,7 +181,7 @@ def find_pictures(args: argparse.Namespace) -> list[Path]:
 
     Raises: Unusable where there is none, or where the results cannot go.
     """
-    from images import aligned_sources
+    from imaging.pictures import aligned_sources
 
     pictures, others = pictures_in(args.input_dir, "-input_dir", "small pictures of faces")
     sources = aligned_sources(pictures)
@@ -227,7 +227,7 @@ def summarise(args: argparse.Namespace, reports: list, seconds: float) -> int:
 
 def summary_only(args: argparse.Namespace) -> int:
     """-summary: `results.csv` from the records that are there."""
-    from records import write_summary
+    from runner.records import write_summary
 
     if not args.output_dir.is_dir():
         raise Unusable(f"-output_dir {shown(args.output_dir)} is no folder: name one with results")
@@ -248,16 +248,16 @@ def main() -> int:
     if args.summary:
         return summary_only(args)
     if args.render:
-        from render import render_files
+        from runner.render import render_files
 
         return render_files(args) if is_first() else OK
     pictures = find_pictures(args)
 
-    from attempts import require_there
-    from folder import Report, Run
     from locks import held_open
-    from records import all_jobs, write_sheet, write_summary
-    from workers import LOCK, join, lock_folder
+    from runner.distributed import LOCK, join, lock_folder
+    from runner.folder import Report, Run
+    from runner.records import all_jobs, write_sheet, write_summary
+    from runner.retries import require_there
 
     workers = join()
     run = Run(args, settings, pictures, workers)

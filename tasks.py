@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from commandline import OK, SOME_REFUSED, shown
+from cli.command import OK, SOME_REFUSED, shown
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 30.0  # seconds that a process which was asked to end may take

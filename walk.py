@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from generators import Generator
-from latents import Latent, draw, starting_point
+from fast.cuda_graph import Replay
+from generators.latents import Latent, draw, starting_point
+from generators.load import Generator
 from loss import LossBuilder
-from replay import Replay
-from settings import Settings
+from search_settings import Settings
 from SphericalOptimizer import SphericalOptimizer
 
 OPTIMISERS = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from formats import FORMAT
+from generators.formats import FORMAT
 from stylegan import G_mapping, G_synthesis
 
 ROOT = Path(__file__).resolve().parent.parent

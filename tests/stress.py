@@ -25,9 +25,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from accelerate import has_bfloat16
+from benchmarks.step_time import random_generator
+from fast.choose import has_bfloat16
 from PULSE import PULSE
-from steptime import random_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,7 +73,7 @@ def full(steps: int = 100) -> None:
 
 def seconds_to_import() -> float:
     """What imports alone take, the quickest of three times; every optimiser imports the last."""
-    code = "import folder, records, torch._dynamo"
+    code = "import runner.folder, runner.records, torch._dynamo"
     seconds = []
     for _ in range(3):
         started = time.monotonic()

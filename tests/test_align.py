@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-import faces
-from faces import (
+from imaging import face_crop
+from imaging.face_crop import (
     FaceFinder,
     align,
     central_square,
@@ -22,7 +22,7 @@ from faces import (
     installed_landmark_model,
     landmark_model,
 )
-from images import (
+from imaging.pictures import (
     ALIGNED_FACE,
     ALIGNED_FROM,
     PictureError,
@@ -61,7 +61,7 @@ def test_the_crop_has_the_published_pixels(n):
 def test_a_wide_blur_is_a_gaussian_to_half_a_grey_level(h, w, sigma):
     chance = np.random.default_rng(0)
     plane = (chance.random((h, w)) * 128 + 127 * (np.arange(w) > w // 3)).astype(np.float32)
-    blurred = faces._blurred(plane, sigma)
+    blurred = face_crop._blurred(plane, sigma)
     assert blurred.shape == (h, w) and blurred.dtype == np.float32
     assert np.abs(blurred - gaussian_filter(plane, sigma)).max() < 0.5
 
@@ -245,7 +245,7 @@ def test_a_face_searched_on_a_reduced_copy_is_placed_in_the_photograph(
 ):
     finder = FaceFinder(tmp_path)
     (exact,) = finder.landmarks(astronaut)
-    monkeypatch.setattr(faces, "DETECT_PIXELS", astronaut.width * astronaut.height / 4)
+    monkeypatch.setattr(face_crop, "DETECT_PIXELS", astronaut.width * astronaut.height / 4)
     (reduced,) = finder.landmarks(astronaut)
     assert 0 < np.abs(reduced - exact).mean() < 3  # pixels; the face is 90 wide
 

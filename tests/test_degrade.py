@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import align_face
-from commandline import run_command
-from degrade import (
+from cli.command import run_command
+from imaging.degradations import (
     KINDS,
     Degradation,
     gaussian_noise,
@@ -21,7 +21,7 @@ from degrade import (
     parse,
     salt_and_pepper,
 )
-from images import picture_text
+from imaging.pictures import picture_text
 
 GREY = Image.new("RGB", (256, 256), (128, 128, 128))
 

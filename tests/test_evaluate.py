@@ -24,14 +24,12 @@ from PIL import Image
 from scipy import stats
 from stress_evaluate import put_result
 
-import confidence
 import evaluate
-import metrics
 import run
-import tables
 from bicubic import BicubicDownSample
-from commandline import run_command
-from images import read_picture, to_picture, to_tensor
+from cli.command import run_command
+from evaluation import intervals, metrics, tables
+from imaging.pictures import read_picture, to_picture, to_tensor
 
 
 def flat(value, side=32):
@@ -382,7 +380,7 @@ def test_what_niqe_lacks_is_one_sentence_and_the_rest_is_evaluated(
 def test_wilson_intervals_are_those_of_scipy(counts):
     k, n = counts
     theirs = stats.binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
-    low, high = confidence.wilson(k, n)
+    low, high = intervals.wilson(k, n)
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert (low == 0) == (k == 0) and (high == 1) == (k == n)
 
@@ -400,18 +398,18 @@ def test_the_interval_in_the_table_is_scipys(scene):
 def test_intervals_of_means_are_students():
     values = [random.Random(0).expovariate(500) for _ in range(9)]
     theirs = stats.t.interval(0.95, 8, loc=np.mean(values), scale=stats.sem(values))
-    assert confidence.mean_interval(values) == pytest.approx(theirs)
-    assert confidence.mean_interval([1.0]) is None
+    assert intervals.mean_interval(values) == pytest.approx(theirs)
+    assert intervals.mean_interval([1.0]) is None
 
 
 def test_shares_of_many_are_compared_by_chi_square_and_of_few_by_fisher():
-    many = confidence.difference_of_shares([(30, 50), (45, 60), (20, 40)])
+    many = intervals.difference_of_shares([(30, 50), (45, 60), (20, 40)])
     theirs = stats.chi2_contingency([[30, 20], [45, 15], [20, 20]], correction=False)
     assert many.test.startswith("chi-square") and many.p == pytest.approx(theirs.pvalue)
-    two = confidence.difference_of_shares([(30, 50), (45, 60)])
+    two = intervals.difference_of_shares([(30, 50), (45, 60)])
     theirs = stats.chi2_contingency([[30, 20], [45, 15]], correction=False)
     assert two.test.startswith("chi-square") and two.p == pytest.approx(theirs.pvalue)
-    few = confidence.difference_of_shares([(8, 8), (1, 6)])
+    few = intervals.difference_of_shares([(8, 8), (1, 6)])
     assert few.test.startswith("Fisher")
     assert few.p == pytest.approx(stats.fisher_exact([[8, 0], [1, 5]])[1])
     assert "The groups differ in shares within eps" in few.words and "p = 0.00" in few.words
@@ -419,7 +417,7 @@ def test_shares_of_many_are_compared_by_chi_square_and_of_few_by_fisher():
 
 def test_three_small_groups_are_compared_by_permutation_as_if_all_were_enumerated():
     counts = [(4, 4), (1, 3), (0, 3)]
-    told = confidence.difference_of_shares(counts)
+    told = intervals.difference_of_shares(counts)
     sizes, successes = [n for _, n in counts], 5
 
     def chi_square(table):
@@ -437,25 +435,25 @@ def test_three_small_groups_are_compared_by_permutation_as_if_all_were_enumerate
             as_far += ways * (chi_square(table) >= chi_square([4, 1, 0]) - 1e-9)
     assert told.test.startswith("permutation")
     assert told.p == pytest.approx(as_far / total, abs=0.005)  # three standard errors
-    assert confidence.difference_of_shares(counts) == told  # seeded
+    assert intervals.difference_of_shares(counts) == told  # seeded
 
 
 def test_l2_of_groups_is_compared_by_kruskal_wallis():
     groups = [[1.0, 2, 3, 4, 5, 6], [4.5, 5.5, 6.5, 7.5, 8.5], [0.5, 0.6, 0.7, 0.8, 0.9]]
-    told = confidence.difference_of_means(groups, "L2")
+    told = intervals.difference_of_means(groups, "L2")
     assert told.p == pytest.approx(stats.kruskal(*groups).pvalue)
     assert told.words.startswith("The groups differ in L2 (Kruskal-Wallis test; p")
-    alike = confidence.difference_of_means([[1.0, 3, 5], [2.0, 4, 6]], "L2")
+    alike = intervals.difference_of_means([[1.0, 3, 5], [2.0, 4, 6]], "L2")
     assert alike.words.startswith("No difference between the groups was shown in L2 (Krus")
     assert "rough: a group has fewer than 5 inputs" in alike.words
 
 
 def test_what_cannot_be_tested_is_said_to_be_so():
-    assert confidence.difference_of_shares([(1, 2)]).p is None
-    assert "one group only" in confidence.difference_of_means([[1.0, 2.0]], "L2").words
+    assert intervals.difference_of_shares([(1, 2)]).p is None
+    assert "one group only" in intervals.difference_of_means([[1.0, 2.0]], "L2").words
     for counts in ([(3, 3), (2, 2)], [(0, 3), (0, 2)]):
-        assert "one side of eps" in confidence.difference_of_shares(counts).words
-    assert "all inputs have the same" in confidence.difference_of_means([[1.0], [1.0]], "L2").words
+        assert "one side of eps" in intervals.difference_of_shares(counts).words
+    assert "all inputs have the same" in intervals.difference_of_means([[1.0], [1.0]], "L2").words
 
 
 # ---------------------------------------------------------------- groups

@@ -23,11 +23,9 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 
 import experiments
-import knobs
-import plots
 import run
-import tables
-from commandline import run_command
+from cli.command import run_command
+from evaluation import ablation, plots, tables
 from tasks import Task, run_all
 
 SIDE = 4  # of the LR, a quarter of the small generator's
@@ -290,7 +288,8 @@ def test_without_matplotlib_the_tables_are_written_all_the_same(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(measured.folder / "lr", "lr")
     shutil.copytree(measured.out / "defaults", "experiments/defaults")
-    monkeypatch.delitem(sys.modules, "plots")
+    monkeypatch.delitem(sys.modules, "evaluation.plots")
+    monkeypatch.delattr("evaluation.plots")
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -335,7 +334,7 @@ def test_asking_for_help_imports_nothing_that_takes_long():
 
 @pytest.mark.parametrize("layers", [6, 10, 18])
 def test_every_experiment_has_a_name_of_its_own_and_flags_that_run_py_takes(layers, monkeypatch):
-    chosen = knobs.experiments(layers, robustness=True)
+    chosen = ablation.experiments(layers, robustness=True)
     assert len({experiment.name for experiment in chosen}) == len(chosen)
     assert len({experiment.label for experiment in chosen}) == len(chosen)
     seen = set()
@@ -347,9 +346,9 @@ def test_every_experiment_has_a_name_of_its_own_and_flags_that_run_py_takes(laye
         settings.resolved(layers)
         seen.add(settings)
         assert experiment.knob in plots.STYLES
-    damaged = len(knobs.DEGRADATIONS)
+    damaged = len(ablation.DEGRADATIONS)
     assert len(seen) == len(chosen) - damaged  # each changes something, and no two the same
-    assert knobs.experiments(layers, robustness=False) == chosen[:-damaged]
+    assert ablation.experiments(layers, robustness=False) == chosen[:-damaged]
 
 
 # ------------------------------------------------------------ plots
@@ -359,7 +358,7 @@ def made_up(number=50):
     """Rows of every experiment, spread as those of a run."""
     random = np.random.default_rng(0)
     rows = []
-    for experiment in knobs.experiments(18, robustness=True):
+    for experiment in ablation.experiments(18, robustness=True):
         within = int(random.integers(0, number + 1))
         l2 = float(random.uniform(0.0019, 0.02))
         rows.append(

@@ -14,10 +14,10 @@ import torch
 from conftest import ROOT, command, golden, golden_state, one_file, random_networks
 from PIL import Image
 
-import native
-from accelerate import Accelerator, choose_precision, choose_threads, multiply_adds
-from fast import FastSynthesis, TorchKernels, inductor_kernels
-from formats import FORMAT
+from fast import cpu
+from fast.choose import Accelerator, choose_precision, choose_threads, multiply_adds
+from fast.synthesis import FastSynthesis, TorchKernels, inductor_kernels
+from generators.formats import FORMAT
 from PULSE import PULSE
 from stylegan import G_synthesis
 
@@ -33,7 +33,7 @@ def kernels(cache):
     """Both forms of what lies between convolutions, and the compiled one for bfloat16."""
     found = {"eager": TorchKernels()}
     for name, dtype in (("compiled", torch.float32), ("compiled bfloat16", torch.bfloat16)):
-        found[name], reason = native.load(cache, dtype)
+        found[name], reason = cpu.load(cache, dtype)
         assert found[name] is not None, f"CI has a C compiler, and here it is missing: {reason}"
     return found
 
@@ -338,29 +338,29 @@ def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, t
 
 
 def test_a_damaged_file_in_the_cache_is_no_error(tmp_path):
-    native.compiled_path(tmp_path).write_bytes(b"not a library")
-    kernels, reason = native.load(tmp_path)
+    cpu.compiled_path(tmp_path).write_bytes(b"not a library")
+    kernels, reason = cpu.load(tmp_path)
     assert kernels is None and "delete it" in reason
 
 
 def test_compiled_code_is_kept_and_used_again(tmp_path):
-    assert native.load(tmp_path)[0] is not None
-    kept = native.compiled_path(tmp_path)
+    assert cpu.load(tmp_path)[0] is not None
+    kept = cpu.compiled_path(tmp_path)
     changed = kept.stat().st_mtime_ns
-    assert native.load(tmp_path)[0] is not None
+    assert cpu.load(tmp_path)[0] is not None
     assert kept.stat().st_mtime_ns == changed and list(tmp_path.iterdir()) == [kept]
 
 
 def test_several_processes_compile_at_once_into_one_cache(tmp_path):
     code = (
-        "import sys; from pathlib import Path; import native; "
-        "assert native.load(Path(sys.argv[1]))[0] is not None"
+        "import sys; from pathlib import Path; from fast import cpu; "
+        "assert cpu.load(Path(sys.argv[1]))[0] is not None"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(3)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
-    assert list(tmp_path.iterdir()) == [native.compiled_path(tmp_path)]
+    assert list(tmp_path.iterdir()) == [cpu.compiled_path(tmp_path)]
 
 
 def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_path):
@@ -383,10 +383,10 @@ def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypa
     cpu = torch.device("cpu")
     assert choose_precision(None, cpu) == "float32"
     assert choose_precision("tf32", cpu) == "float32"
-    monkeypatch.setattr("accelerate.has_bfloat16", lambda: False)
+    monkeypatch.setattr("fast.choose.has_bfloat16", lambda: False)
     assert choose_precision("bfloat16", cpu) == "float32"
     assert len(caplog.messages) == 2
-    monkeypatch.setattr("accelerate.has_bfloat16", lambda: True)
+    monkeypatch.setattr("fast.choose.has_bfloat16", lambda: True)
     assert choose_precision("bfloat16", cpu) == "bfloat16"
     with pytest.raises(ValueError, match="unknown"):
         choose_precision("float16", cpu)
@@ -396,7 +396,7 @@ def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypa
 def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(cache, monkeypatch, compile):
     synthesis, _ = random_networks(32)
     synthesis.requires_grad_(False)
-    monkeypatch.setattr("accelerate.has_bfloat16", lambda: True)
+    monkeypatch.setattr("fast.choose.has_bfloat16", lambda: True)
     name, fast = Accelerator(synthesis, cache, compile, "bfloat16").choose(1)
     assert name == {"off": "eager", "on": "compiled"}[compile]
     torch.manual_seed(1)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import command, one_file, random_networks
 
-import nvidia
 from crosscheck import synthesize
-from formats import FormatError, read_networks
+from generators import nvidia
+from generators.formats import FormatError, read_networks
 from PULSE import PULSE
 from stylegan import G_mapping, G_synthesis
 
@@ -438,7 +438,7 @@ def test_every_resolution_searches_with_the_smallest_and_largest_lr(
     synthesis, mapping = random_networks(resolution, fmap_base=1024)
     Gs = nvidia_network(dnnlib, synthesis, mapping)
     path = write_pickle(tmp_path / "g.pkl", (None, None, Gs))
-    import prior
+    from generators import prior
 
     fit = prior.fit_prior(mapping, draws=3200, chunk=1600)
     cache = tmp_path / "cache"
@@ -469,18 +469,18 @@ def test_convert_and_describe_as_commands(dnnlib, tmp_path):
     synthesis, mapping = random_networks(32, d=16)
     Gs = nvidia_network(dnnlib, synthesis, mapping)
     write_pickle(tmp_path / "cats.pkl", (None, None, Gs))
-    done = command("generators.py", "cats.pkl", "-info", cwd=tmp_path)
+    done = command("convert.py", "cats.pkl", "-info", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in ("NVIDIA pickle", "32x32", "layers: 8", "latent width: 16", "CC BY-NC 4.0"):
         assert words in done.stdout
-    done = command("generators.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
+    done = command("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     difference = float(done.stdout.split("10 latents: ")[1].split()[0])
     assert 0 < difference < 1e-4
     networks = agree(tmp_path / "cats.pt", synthesis, mapping)
     assert networks.prior is not None
     before = (tmp_path / "cats.pt").read_bytes()
-    done = command("generators.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
+    done = command("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
     assert done.returncode == 2 and "-overwrite" in done.stderr
     assert (tmp_path / "cats.pt").read_bytes() == before
 
@@ -488,7 +488,7 @@ def test_convert_and_describe_as_commands(dnnlib, tmp_path):
 @pytest.mark.parametrize("args", [["nothing.pt", "-info"], ["broken.pt", "-o", "x.pt"], ["a.pt"]])
 def test_what_cannot_be_converted_is_one_line(tmp_path, args):
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 nothing")
-    done = command("generators.py", *args, cwd=tmp_path)
+    done = command("convert.py", *args, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("generators.py: error: ")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("convert.py: error: ")
     assert not (tmp_path / "x.pt").exists()

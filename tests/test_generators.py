@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from conftest import command, one_file, random_networks
 
-import ffhq
 from drive import RemoteFile, Source
-from formats import FormatError, read_networks
-from generators import GeneratorError, load_generator
-from prior import cached_prior, fit_prior, tensors_sha256
+from generators import ffhq
+from generators.formats import FormatError, read_networks
+from generators.load import GeneratorError, load_generator
+from generators.prior import cached_prior, fit_prior, tensors_sha256
 from PULSE import PULSE
 from stylegan import G_mapping, G_synthesis
 

@@ -9,7 +9,7 @@ from conftest import GOLDEN, golden, golden_state
 
 from bicubic import BicubicDownSample, downscaling_matrix
 from loss import LossBuilder
-from settings import LR_SCHEDULES
+from search_settings import LR_SCHEDULES
 from SphericalOptimizer import SphericalOptimizer
 from stylegan import G_mapping, G_synthesis
 from walk import OPTIMISERS, lr_multiplier

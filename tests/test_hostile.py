@@ -23,9 +23,9 @@ import torch
 from conftest import ROOT, one_file
 from PIL import Image
 
-import commandline
 import run
-from formats import FORMAT
+from cli import command
+from generators.formats import FORMAT
 
 SECONDS = 10  # for one weight file
 
@@ -187,7 +187,7 @@ LOADS = (
     PEAK
     + """
 import json, sys, time
-from generators import GeneratorError, load_generator
+from generators.load import GeneratorError, load_generator
 
 for path in json.load(sys.stdin):
     before = peak()
@@ -274,7 +274,7 @@ def test_run_refuses_a_hostile_generator_in_one_line(tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["run.py", "-generator", str(hostile[name])])
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(SystemExit) as left:
-        commandline.run_command(run.main)
+        command.run_command(run.main)
     for number, handler in handlers:
         signal.signal(number, handler)
     told = capsys.readouterr().err.splitlines()
@@ -299,7 +299,7 @@ def test_a_weight_file_that_may_not_be_read_is_one_sentence(tmp_path):
     if child == 0:  # as nobody, for whom the permission bits count
         status = 1
         try:
-            from generators import GeneratorError, load_generator
+            from generators.load import GeneratorError, load_generator
 
             for folder in (*tmp_path.parents, tmp_path):
                 if str(folder).startswith("/tmp/"):
@@ -322,7 +322,7 @@ READS = (
     PEAK
     + """
 import json, sys, time
-from images import PictureError, read_picture
+from imaging.pictures import PictureError, read_picture
 
 for path in json.load(sys.stdin):
     started = time.monotonic()

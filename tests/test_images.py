@@ -15,9 +15,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageDraw
 
-import images
-import sheets
-from images import (
+from imaging import pictures
+from imaging.pictures import (
     PictureError,
     aligned_sources,
     list_pictures,
@@ -29,7 +28,7 @@ from images import (
     to_tensor,
     write_png,
 )
-from sheets import comparison_sheet
+from imaging.sheet import MARGIN, TILE, comparison_sheet
 
 ROOT = Path(__file__).parent.parent
 RED, WHITE = (200, 30, 40), (255, 255, 255)
@@ -101,7 +100,7 @@ def test_every_mode_becomes_its_own_colour(tmp_path, name, picture, expected):
 )
 def test_modes_that_only_rare_formats_hold_are_read_too(mode, colour, expected):
     assert np.allclose(
-        images._over_white(Image.new(mode, (3, 2), colour)).getpixel((0, 0)), expected
+        pictures._over_white(Image.new(mode, (3, 2), colour)).getpixel((0, 0)), expected
     )
 
 
@@ -177,7 +176,7 @@ def test_every_exif_orientation_is_turned_upright(tmp_path, kind):
     }
     for orientation, turn in turn_away.items():
         exif = Image.Exif()
-        exif[images.ORIENTATION] = orientation
+        exif[pictures.ORIENTATION] = orientation
         stored = upright if turn is None else upright.transpose(turn)
         read = read_picture(saved(tmp_path, f"{orientation}.{kind}", stored, exif=exif))
         assert read.size == (48, 32), orientation
@@ -263,7 +262,8 @@ def test_postscript_never_reaches_ghostscript(tmp_path):
     saved(tmp_path, "a.eps", Image.new("RGB", (4, 4)))
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     code = (
-        "import sys, images\ntry: images.read_picture(sys.argv[1])\nexcept ValueError: print('no')"
+        "import sys\nfrom imaging import pictures\n"
+        "try: pictures.read_picture(sys.argv[1])\nexcept ValueError: print('no')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.png")],
@@ -283,7 +283,7 @@ def test_random_damage_gives_a_picture_or_a_sentence_and_nothing_else(
     chance = random.Random(kind)
     noise = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8)
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
+    exif[pictures.ORIENTATION] = 6
     options = {"exif": exif} if kind in ("png", "jpg", "webp", "tif") else {}
     options |= {"compression": "tiff_lzw"} if kind == "tif" else {}
     whole = saved(tmp_path, f"whole.{kind}", Image.fromarray(noise), **options).read_bytes()
@@ -340,7 +340,8 @@ def test_one_file_can_stand_for_a_folder(tmp_path):
 
 
 def test_files_are_listed_without_importing_torch():
-    code = "import sys, images; images.list_pictures('.'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from imaging import pictures as p; p.list_pictures('.'); "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
@@ -408,7 +409,7 @@ def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path, lette
 
 def test_a_photograph_is_a_source_only_with_the_content_that_was_aligned(tmp_path):
     photo = saved(tmp_path, "anna.jpg", Image.new("RGB", (8, 8), RED))
-    marks = {images.ALIGNED_FROM: "anna.jpg", images.ALIGNED_SHA256: sha256(photo)}
+    marks = {pictures.ALIGNED_FROM: "anna.jpg", pictures.ALIGNED_SHA256: sha256(photo)}
     for face in (0, 1):
         write_png(tmp_path / f"anna_{face}.png", Image.new("RGB", (4, 4)), marks)
     saved(tmp_path, "other.png", Image.new("RGB", (8, 8)))
@@ -434,11 +435,11 @@ def test_a_sheet_shows_every_picture_once_and_has_an_empty_margin(number):
     pixels = np.asarray(sheet)
     packed, numbers = np.unique(pixels.astype(int) @ (65536, 256, 1), return_counts=True)
     counted = {tuple(int(c).to_bytes(3, "big")): n for c, n in zip(packed, numbers, strict=True)}
-    tile = sheets.TILE**2
+    tile = TILE**2
     assert counted[1, 2, 3] == 2 * tile  # LR and its enlargement
     for i in range(number):
         assert counted[50 + i, 0, 0] == tile and counted[0, 50 + i, 0] == tile
-    edge = sheets.MARGIN // 2
+    edge = MARGIN // 2
     for border in (pixels[:edge], pixels[-edge:], pixels[:, :edge], pixels[:, -edge:]):
         assert (border == 255).all()
     assert sheet.width <= 1700

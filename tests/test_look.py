@@ -26,11 +26,11 @@ import torch
 from conftest import ROOT, one_file
 from PIL import Image
 
-import commandline
 import run
-from animation import ENOUGH, GOAL, MAX_BYTES, MAX_FRAMES, Film, spread, write_animation
-from images import to_tensor
-from latents import Latent, LatentError, read_latent, redraw, write_latent
+from cli import command
+from generators.latents import Latent, LatentError, read_latent, redraw, write_latent
+from imaging.animation import ENOUGH, GOAL, MAX_BYTES, MAX_FRAMES, Film, spread, write_animation
+from imaging.pictures import to_tensor
 from PULSE import PULSE
 
 STEPS = 6
@@ -60,7 +60,7 @@ def pulse(tiny, tmp_path, monkeypatch, capsys):
         named = () if generator is None else ("-generator", generator)
         monkeypatch.setattr(sys, "argv", ["run.py", *map(str, (*named, *fixed, *args))])
         with pytest.raises(SystemExit) as left:
-            commandline.run_command(run.main)
+            command.run_command(run.main)
         told = capsys.readouterr()
         assert left.value.code == status, told.err
         assert "Traceback" not in told.err
@@ -478,9 +478,12 @@ def test_a_latent_goes_with_its_picture(pulse):
 
 KILLED = """
 import os, signal, sys
-import animation, folder, latents, records, run
+import run
+from generators import latents
+from imaging import animation
+from runner import folder, records
 import torch._dynamo  # every optimiser imports it, which takes seconds
-from commandline import run_command
+from cli.command import run_command
 
 def kill(*args, **options):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -540,12 +543,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(commandline, "time", clock)
+    monkeypatch.setattr(command, "time", clock)
     return clock
 
 
 def test_the_time_that_is_left_is_sane_within_the_first_picture(clock):
-    progress = commandline.Progress(10, "face")
+    progress = command.Progress(10, "face")
     assert progress.left() == ""
     clock.now += 60  # loading, and compiling in the first step: that does not come again
     progress.live("", 0.01)
@@ -568,13 +571,13 @@ def test_the_time_that_is_left_is_sane_within_the_first_picture(clock):
 
 
 def test_pictures_that_are_refused_or_written_late_do_not_make_the_estimate_jump_back(clock):
-    progress = commandline.Progress(8, "face")
+    progress = command.Progress(8, "face")
     progress.live("", 0.08)
     clock.now += 100
     progress.live("", 8)  # a batch of eight, searched
     progress.advance_to(1)  # and now written one by one
     assert progress.left() == ", about 0 s left"
-    long = commandline.Progress(100_000)
+    long = command.Progress(100_000)
     long.live("", 0)
     clock.now += 3600
     long.advance_to(1000)
@@ -582,7 +585,7 @@ def test_pictures_that_are_refused_or_written_late_do_not_make_the_estimate_jump
 
 
 def test_a_log_tells_l2_eps_steps_pictures_and_time_in_plain_lines(pulse, monkeypatch):
-    monkeypatch.setattr(commandline.Progress, "EVERY", 0)
+    monkeypatch.setattr(command.Progress, "EVERY", 0)
     done = pulse("-steps", 250)
     assert "\r" not in done.err
     number = r"\d+(\.\d+)?"

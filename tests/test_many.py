@@ -32,11 +32,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
 
-import commandline
 import run
-from images import picture_text, read_picture
-from records import COLUMNS, Job, pixels_sha256
-from settings import LOSS_TERMS, SEEDS, Settings, parse_loss
+from cli import command
+from imaging.pictures import picture_text, read_picture
+from runner.records import COLUMNS, Job, pixels_sha256
+from search_settings import LOSS_TERMS, SEEDS, Settings, parse_loss
 from walk import Walk
 
 HANG = 120  # seconds: a bound for what takes a few
@@ -104,7 +104,7 @@ def here(small, tmp_path, monkeypatch, capsys):
     def run_here(*more, generator=small):
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments(generator, *more)])
         with pytest.raises(SystemExit) as left:
-            commandline.run_command(run.main)
+            command.run_command(run.main)
         told = capsys.readouterr()
         assert "Traceback" not in told.err
         return SimpleNamespace(status=left.value.code, out=told.out, err=told.err)
@@ -117,9 +117,10 @@ def here(small, tmp_path, monkeypatch, capsys):
 
 SERVER = """
 import json, os, resource, signal, sys
-import folder, images, locks, records, run, workers
+import locks, run
+from runner import distributed, folder, records
 import torch._dynamo  # every optimiser imports it, which takes seconds
-from commandline import run_command
+from cli.command import run_command
 
 for line in sys.stdin:
     order = json.loads(line)
@@ -327,7 +328,7 @@ def test_a_new_record_never_stands_beside_an_old_picture(here, tmp_path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr("records.write_png", full)
+        broken.setattr("runner.records.write_png", full)
         assert here("-eps", 1, "-seed", 1, "-overwrite").status == 1
     record = record_of(tmp_path / "runs", "a")
     left = tmp_path / "runs" / "a.png"
@@ -633,7 +634,7 @@ def test_a_signal_ends_the_run_in_one_line_with_nothing_half_written(
 
 LONG_WAY_OUT = """
 import sys, time
-from commandline import run_command
+from cli.command import run_command
 
 def main():
     try:
@@ -872,7 +873,7 @@ def bad_inputs(folder: Path) -> list[str]:
     (folder / "-eps.png").write_text("no picture")
     with contextlib.suppress(OSError):  # some file systems take text only
         Path(os.fsdecode(os.fsencode(folder / "bytes_") + b"\xff.png")).write_text("no picture")
-    return sorted(commandline.shown(path.name) for path in folder.iterdir())
+    return sorted(command.shown(path.name) for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("more", [(), ("-duplicates", 2, "-batch_size", 5, "-save_intermediate")])

@@ -11,8 +11,8 @@ from PIL import Image
 import align_face
 import evaluate
 import experiments
-import knobs
 import run
+from evaluation import ablation
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -43,7 +43,7 @@ def test_the_experiments_that_commands_name_are_there():
     named = re.search(r"^python experiments\.py.*\\\n\s*-only (.+)$", README, re.MULTILINE)[
         1
     ].split()
-    there = {experiment.name for experiment in knobs.experiments(18, robustness=True)}
+    there = {experiment.name for experiment in ablation.experiments(18, robustness=True)}
     assert len(named) > 1 and set(named) <= there
 
 

@@ -7,9 +7,9 @@ import torch
 from conftest import one_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fast.cuda_graph import WARM_UP, Replay
 from PULSE import PULSE
-from replay import WARM_UP, Replay
-from settings import OPTIMISERS, Settings
+from search_settings import OPTIMISERS, Settings
 from walk import Walk, lr_multiplier
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from report import Card, curve_drawing, write_report
+from evaluation.report import Card, curve_drawing, write_report
 
 HOSTILE = (
     "<script>window.broken = 1</script>\"'><img src=x onerror='window.broken = 1'> &amp; {{table}}"

@@ -17,11 +17,11 @@ from PIL import Image
 
 import run
 from bicubic import BicubicDownSample
-from commandline import run_command
-from formats import FORMAT
-from images import picture_text, read_picture, to_tensor
+from cli.command import run_command
+from generators.formats import FORMAT
+from imaging.pictures import picture_text, read_picture, to_tensor
 from PULSE import PULSE
-from settings import Settings
+from search_settings import Settings
 
 
 def face(path, side=4, seed=0, mode="RGB"):

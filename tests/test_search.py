@@ -6,11 +6,11 @@ import torch
 from conftest import golden, golden_state, one_file
 
 from bicubic import BicubicDownSample
-from formats import FORMAT
-from latents import starting_point
+from generators.formats import FORMAT
+from generators.latents import starting_point
 from loss import LossBuilder
 from PULSE import PULSE, choose_device
-from settings import Settings
+from search_settings import Settings
 from SphericalOptimizer import row_norm
 
 

@@ -15,20 +15,16 @@ import torch
 from conftest import ROOT, one_file
 from PIL import Image
 
-sys.path.insert(0, str(ROOT / "demo"))
-
-import score
-import train
-from discriminator import augment, minibatch_stddev
-from searches import Group, Searches
-from train_settings import TrainSettings
-from training import Training
-
-from commandline import Unusable
-from formats import read_networks
-from generators import load_generator
+from cli.command import Unusable
+from generators.formats import read_networks
+from generators.load import load_generator
 from PULSE import PULSE
-from settings import Settings
+from search_settings import Settings
+from training import score, train
+from training.discriminator import augment, minibatch_stddev
+from training.search_loss import Group, Searches
+from training.train_settings import TrainSettings
+from training.trainer import Training
 from walk import Walk
 
 SMALL = (
@@ -66,9 +62,14 @@ def test_training_killed_goes_on_from_its_checkpoint_and_writes_a_generator(
     tmp_path, faces, monkeypatch, capsys
 ):
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "demo" / "train.py"), "-data", str(faces), *SMALL]
+    command = [sys.executable, "-m", "training.train", "-data", str(faces), *SMALL]
     command += ["-output_dir", str(out), "-minutes", "5", "-save_minutes", "0.02"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:  # until it has trained and saved
@@ -291,7 +292,7 @@ def test_no_face_is_found_where_there_is_none():
 
 
 def test_scores_of_the_embedded_generator_are_printed(tmp_path, faces):
-    command = [sys.executable, str(ROOT / "demo" / "score.py"), "-parts", "ad", "-samples", "40"]
+    command = [sys.executable, "-m", "training.score", "-parts", "ad", "-samples", "40"]
     big = tmp_path / "big"
     big.mkdir()
     for i in range(70):
@@ -301,7 +302,7 @@ def test_scores_of_the_embedded_generator_are_printed(tmp_path, faces):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     share = float(done.stdout.split("(a) exactly one face: ")[1].split("%")[0])

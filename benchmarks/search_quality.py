@@ -1,0 +1,98 @@
+"""Whether searches end as well on the fast forms of a generator as on the plain one, over a folder
+of faces: `python bench.py -parts faces -faces FOLDER`.
+
+Single results are not compared: at the default learning rate a search amplifies rounding, and two
+forms end in two faces that are equally good. What must agree is the mean over many.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cli.command import Progress
+from fast.choose import choose_threads, has_bfloat16
+from PULSE import PULSE
+from search_settings import Settings
+from walk import Result, Walk
+
+
+def forms_for(device: torch.device) -> list[tuple[str, str]]:
+    """Formulation and precision of what is compared on a device; the first is the reference."""
+    precisions = {"cuda": ["float32", "tf32", "bfloat16"], "cpu": ["float32"]}
+    fast = precisions.get(device.type, ["float32"])
+    if device.type == "cpu" and has_bfloat16():
+        fast.append("bfloat16")
+    return [("plain", "float32"), *(("fast", precision) for precision in fast)]
+
+
+def search_all(model: PULSE, pictures: Tensor, settings: Settings, progress: Progress):
+    """One search for each of pictures (N, 3, h, h), with its number as the seed: N results."""
+    results: list[Result] = []
+    for i in range(len(pictures)):
+        walk = Walk(model.generator, pictures[i : i + 1], settings, [i])
+        for _ in range(settings.steps):
+            walk.step()
+        results += walk.results()
+        progress.advance()
+    return results
+
+
+def standard_error(values: list[float]) -> float:
+    """Of their mean; nan for a single one."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def compare(
+    generator: str | Path, device: torch.device, cache_dir: Path, pictures: Tensor, steps: int
+) -> list[dict]:
+    """A table, printed row by row: mean L2 and share within eps of each form, with their standard
+    errors, and how far the mean L2 is from the plain form's, with that of the differences.
+    """
+    settings = Settings(steps=steps)
+    print(f"{len(pictures)} faces, {steps} steps, eps {settings.eps:g}, seeds 0 to N - 1")
+    print(
+        f"{'formulation':13}{'precision':10}{'mean L2':>18}{'within eps':>16}"
+        f"{'L2 minus plain':>22}{'ratio':>7}",
+        flush=True,
+    )
+    rows: list[dict] = []
+    threads = torch.get_num_threads()
+    for form, precision in forms_for(device):
+        model = PULSE(generator, str(device), cache_dir, compile="on", precision=precision)
+        torch.set_num_threads(choose_threads(None, model.generator.synthesis))
+        if form == "fast":
+            model.accelerate(steps)  # else it draws with stylegan.py, as it does when it is made
+        progress = Progress(len(pictures), "face")
+        results = search_all(model, pictures, settings, progress)
+        progress.close()
+        l2 = [result.l2 for result in results]
+        within = [float(result.within_eps) for result in results]
+        reference = rows[0]["l2"] if rows else l2
+        apart = [mine - theirs for mine, theirs in zip(l2, reference, strict=True)]
+        row = {
+            "formulation": form if form == "plain" else model.formulation,
+            "precision": precision,
+            "l2": l2,
+            "mean_l2": statistics.mean(l2),
+            "mean_l2_error": standard_error(l2),
+            "within": statistics.mean(within),
+            "within_error": standard_error(within),
+            "apart": statistics.mean(apart),
+            "apart_error": standard_error(apart),
+        }
+        rows.append(row)
+        print(
+            f"{row['formulation']:13}{precision:10}"
+            f"{row['mean_l2']:10.5f} ±{row['mean_l2_error']:.5f}"
+            f"{row['within']:8.1%} ±{row['within_error']:.1%}"
+            f"{row['apart']:+13.5f} ±{row['apart_error']:.5f}"
+            f"{row['mean_l2'] / rows[0]['mean_l2']:7.3f}",
+            flush=True,
+        )
+    torch.set_num_threads(threads)
+    return rows

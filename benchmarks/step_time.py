@@ -1,0 +1,91 @@
+"""The time and the peak memory of a search's step, on one form of the network: a row of bench.py's
+table, in a process of its own, which prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import stylegan
+from benchmarks.hardware import wait_for_device
+from generators.formats import Networks
+from generators.load import save_generator
+from PULSE import PULSE
+from search_settings import Settings
+from stylegan import G_synthesis
+from walk import Walk
+
+PLAIN_LIBRARY = "plain, F.instance_norm"
+STEPS = 100  # of a search, by which images per minute are reckoned
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of the table times."""
+
+    formulation: str  # PLAIN_LIBRARY, plain, eager or compiled
+    precision: str
+    batch: int
+
+
+def random_generator(
+    path: Path,
+    resolution: int,
+    fmap_base: int = 8192,
+    fmap_max: int = 512,
+    dlatent_size: int = 512,
+) -> None:
+    """A generator with random weights, by default of FFHQ's layout, as a file. Raises: OSError."""
+    torch.manual_seed(0)
+    synthesis = G_synthesis(
+        dlatent_size, resolution=resolution, fmap_base=fmap_base, fmap_max=fmap_max
+    )
+    prior = torch.zeros(dlatent_size), torch.ones(dlatent_size)
+    save_generator(Networks(synthesis, None), prior, path)
+
+
+def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
+    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory."""
+    compile = "on" if row.formulation == "compiled" else "off"
+    model = PULSE(file, device_name, cache_dir, compile=compile, precision=row.precision)
+    generator, device = model.generator, model.device
+    if row.formulation.startswith("plain"):
+        generator.synthesize = generator.synthesis
+        if row.formulation == PLAIN_LIBRARY:
+            stylegan.instance_norm = F.instance_norm
+    else:
+        model.accelerate(STEPS)
+    settings = Settings(steps=2 * repeats + 10)
+    size = 1 if device.type == "cpu" else row.batch  # as the search itself does
+    walks = [
+        Walk(generator, torch.full((size, 3, 32, 32), 0.5), settings, list(range(i, i + size)))
+        for i in range(0, row.batch, size)
+    ]
+    seconds = []
+    uncounted = 2 if device.type == "cpu" else 8
+    for _ in range(uncounted + repeats):
+        wait_for_device(device)
+        start = time.perf_counter()
+        for walk in walks:
+            walk.step()
+        wait_for_device(device)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1e6
+    return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
+
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])  # of bench.py
+    request["row"], request["file"] = Row(**request["row"]), Path(request["file"])
+    request["cache_dir"] = Path(request["cache_dir"])
+    print(json.dumps(time_row(**request)))

@@ -1,0 +1,1 @@
+"""What evaluate.py and experiments.py measure, and how they show it."""

@@ -1,0 +1,175 @@
+"""What there is to be measured: the results in an output folder of run.py, their groups, and the
+pictures that belong to their inputs. What cannot be used is a problem, one sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cli.command import Unusable, pictures_in, shown, some
+from imaging.pictures import PictureError, read_picture, storable
+from runner.records import read_record
+
+NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"
+NO_PICTURE = "left out, a record without its picture: run.py was stopped, run it again"
+BAD_RECORD = "left out, its record is damaged: make it anew (run.py -overwrite)"
+TWICE = "left out, a result of that name lies within eps as well: remove the older one"
+FROM_RECORD = ("seed", "duplicate", "geocross", "best_step", "seconds")  # may be missing there
+HUGE = 1e300  # no figure is; sums of such numbers would overflow
+
+
+class Problems:
+    """What could not be used, and why: names under each reason, so that a reason is told once."""
+
+    def __init__(self):
+        self.names: dict[str, dict[str, None]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self.names.setdefault(reason, {})[name] = None
+
+    def lines(self) -> list[str]:
+        """One sentence each."""
+        return [f"{some(names)}: {shown(reason)}" for reason, names in self.names.items()]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished result of run.py, without its pixels and its curve."""
+
+    place: Path  # its picture; the record is beside it
+    input: str  # file name of the LR
+    pixels: str  # SHA-256 of its pixels
+    l2: float
+    within_eps: bool
+    eps: float
+    seed: int | None
+    duplicate: int | None
+    geocross: float | None
+    best_step: float | None
+    steps: float | None
+    seconds: float | None
+
+
+def number(value) -> float | None:
+    """A finite number of a record as it is; None for anything else."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if usable and -HUGE < value < HUGE else None
+
+
+def _result(place: Path) -> Result | None:
+    """The result at `place`; None where its record is damaged."""
+    record = read_record(place.with_suffix(".json"))
+    if record is None:
+        return None
+    names = [record["input"].get(key) for key in ("file", "pixels_sha256")]
+    l2, eps = number(record.get("l2")), number(record.get("eps"))
+    if l2 is None or l2 < 0 or eps is None or not all(isinstance(name, str) for name in names):
+        return None
+    rest = {key: number(record.get(key)) for key in FROM_RECORD}
+    steps = number(record["settings"].get("steps"))
+    return Result(place, *names, l2, record["within_eps"], eps, steps=steps, **rest)
+
+
+def read_results(runs: Path, problems: Problems) -> dict[tuple[str, str], list[Result]]:
+    """The results in an output folder of run.py, those of one input together, in order of name.
+
+    Raises: OSError where the folder cannot be read.
+    """
+    found: dict[str, Result] = {}
+    for folder in (runs, runs / "outside_eps"):
+        if folder != runs and not folder.is_dir():
+            continue
+        files = {name for name in os.listdir(folder) if not name.startswith(".")}
+        stems = {Path(name).stem for name in files if name.endswith((".png", ".json"))}
+        for stem in sorted(stems):
+            place = folder / f"{stem}.png"
+            label = str(place.relative_to(runs))
+            if place.name not in files:
+                # other programs may write JSON here, this one among them
+                if read_record(place.with_suffix(".json")):
+                    problems.add(NO_PICTURE, label.removesuffix(".png") + ".json")
+            elif f"{stem}.json" not in files:
+                problems.add(NO_RECORD, label)
+            elif (result := _result(place)) is None:
+                problems.add(BAD_RECORD, label)
+            elif stem in found:
+                problems.add(TWICE, label)
+            else:
+                found[stem] = result
+    by_input: dict[tuple[str, str], list[Result]] = {}
+    for _, result in sorted(found.items()):
+        by_input.setdefault((result.input, result.pixels), []).append(result)
+    return by_input
+
+
+def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, str]:
+    """Input's file name → group, from a CSV file with the columns file and group.
+
+    A file may be given by its name or without the suffix; folders before it do not count.
+    Raises: Unusable where the file cannot be read or lacks the columns.
+    """
+    by_name: dict[str, list[str]] = {}
+    for name in inputs:
+        for key in {name, Path(name).stem}:
+            by_name.setdefault(key, []).append(name)
+    groups: dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file)
+            lines.fieldnames = [name.strip().lower() for name in lines.fieldnames or []]
+            if not {"file", "group"} <= set(lines.fieldnames):
+                raise Unusable(
+                    f"-groups {shown(path)} lacks the columns: its first line must be file,group"
+                )
+            for line in lines:
+                file_name = (line["file"] or "").strip()
+                name = file_name.replace("\\", "/").rsplit("/")[-1]
+                group = shown((line["group"] or "").strip())
+                if not name or not group:
+                    reason = f"has no file or no group in -groups {path.name}: give it both"
+                    problems.add(reason, file_name or f"line {lines.line_num}")
+                    continue
+                known = [name] if name in inputs else by_name.get(name, [])
+                if not known:
+                    reason = f"in -groups {path.name}, but of none of the results: passed over"
+                    problems.add(reason, file_name)
+                for each in known:
+                    if groups.setdefault(each, group) != group:
+                        reason = f"in several groups of -groups {path.name}: the first one counts"
+                        problems.add(reason, each)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or "it is no CSV file in UTF-8"
+        raise Unusable(f"-groups {shown(path)} cannot be read ({why})") from None
+    for name in sorted(inputs - groups.keys()):
+        problems.add(f"not in -groups {path.name}: left out of the groups, add a line of it", name)
+    return groups
+
+
+class PictureFolder:
+    """Pictures that belong to LR inputs: of the same name or, where that is missing, the same stem.
+
+    Raises: Unusable, naming the flag, where the folder cannot be listed.
+    """
+
+    def __init__(self, folder: Path, flag: str):
+        self.told = f"{flag} {shown(folder)}"
+        pictures, _ = pictures_in(folder, flag, "the pictures", may_be_empty=True)
+        self.by_name = {storable(picture.name): picture for picture in pictures}
+        self.by_stem: dict[str, list[Path]] = {}
+        for picture in pictures:
+            self.by_stem.setdefault(storable(picture.stem), []).append(picture)
+
+    def read(self, name: str) -> Image.Image:
+        """Raises: PictureError, one sentence."""
+        alike = self.by_stem.get(Path(name).stem, [])
+        if name not in self.by_name and len(alike) > 1:
+            raise PictureError(f"several pictures have its name: keep one of {some(alike)}")
+        path = self.by_name.get(name) or next(iter(alike), None)
+        if path is None:
+            raise PictureError("no picture has its name: put it there under that name")
+        return read_picture(path)

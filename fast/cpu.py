@@ -1,0 +1,224 @@
+"""fast.c, compiled once for this machine and each type of pictures and kept in the cache, as the
+Kernels of fast.py.
+
+No compiler, a failing one or a result that is not right are no errors: the reason is told, and the
+same functions are done by PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast.synthesis import TorchKernels, channels_last
+
+SOURCE = Path(__file__).with_name("cpu.c")
+FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+DTYPES = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}  # of pictures, and flags for them
+ARGUMENTS = {  # p: address of pixels, floats or doubles, l: long, i: int
+    "pulse_leaky": "pppppp" + "llli" + "i",
+    "pulse_affine": "ppppp" + "ll" + "i",
+    "pulse_picture": "ppppp" + "ll" + "i",
+    "pulse_sums": "pppppp" + "lll" + "i",
+    "pulse_leaky_grad": "ppppppppp" + "llli" + "i",
+}
+
+
+class PictureGrad(NamedTuple):
+    """A gradient g that is multiplied out only where it is needed: weightᵀ·grad, (B, C, r, r)."""
+
+    grad: Tensor  # (B, 3, r, r), contiguous
+    weight: Tensor  # (3, C)
+
+
+class NativeKernels(TorchKernels):
+    """Kernels of fast.c, for pictures of one of DTYPES on the CPU; `library` is what `load`
+    compiled for it.
+    """
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype):
+        self.library, self.dtype = library, dtype
+
+    def _call(self, name: str, *arguments) -> None:
+        pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+        if getattr(self.library, name)(*pointers, torch.get_num_threads()):
+            raise MemoryError(f"{name} of fast.c found no memory for a few rows of pixels")
+
+    def leaky(self, y, bias, weight, noise, blur):
+        y = channels_last(y)
+        B, C, rows, width = y.shape
+        x = torch.empty_like(y) if blur else y
+        moments = torch.empty(2, B, C, dtype=torch.float64)
+        for i in range(B):
+            maps = 0 if noise is None else noise[i].contiguous()
+            found = torch.empty(2, C, dtype=torch.float64)
+            sizes = (rows, width, C, int(blur))
+            self._call("pulse_leaky", y[i], x[i], bias, weight, maps, found, *sizes)
+            moments[:, i] = found
+        return x, moments[0], moments[1]
+
+    def affine(self, x, mean, a, b, overwrite):
+        B, C, rows, width = x.shape
+        out = x if overwrite else torch.empty_like(x)
+        mean, a, b = (each.float().contiguous() for each in (mean, a, b))
+        for i in range(B):
+            self._call("pulse_affine", x[i], out[i], mean[i], a[i], b[i], rows * width, C)
+        return out
+
+    def picture(self, x, mean, a, b, weight, bias, overwrite):
+        B, C, rows, width = x.shape
+        out = torch.empty(B, 3, rows, width)
+        mean, factor = mean.float().contiguous(), (weight * a[:, None]).float().contiguous()
+        addend = (b @ weight.T + bias).float().contiguous()  # (B, 3)
+        for i in range(B):
+            self._call(
+                "pulse_picture", x[i], out[i], mean[i], factor[i], addend[i], rows * width, C
+            )
+        return out
+
+    def picture_grad(self, grad, weight, dtype):
+        return PictureGrad(grad.contiguous(), weight.contiguous())
+
+    def _gradient(self, g: Tensor | PictureGrad, i: int) -> tuple:
+        """The arguments g, grad and weight of fast.c for picture i of g."""
+        return (0, g.grad[i], g.weight) if isinstance(g, PictureGrad) else (g[i], 0, 0)
+
+    def sums(self, g, x, mean):
+        g = g if isinstance(g, PictureGrad) else channels_last(g)
+        B, C, rows, width = x.shape
+        sums = torch.empty(2, B, C, dtype=torch.float64)
+        # as leaky_grad has it, too: what is added up is the same x − mean
+        rounded = mean.float().contiguous()
+        for i in range(B):
+            found = torch.empty(2, C, dtype=torch.float64)
+            gradient, sizes = self._gradient(g, i), (rows, width, C)
+            self._call("pulse_sums", *gradient, x[i], rounded[i], found, *sizes)
+            sums[:, i] = found
+        return sums[0], sums[1]
+
+    def leaky_grad(self, g, x, mean, a, q, p, blur):
+        g = g if isinstance(g, PictureGrad) else channels_last(g)
+        B, C, rows, width = x.shape
+        out = torch.empty_like(x) if blur or isinstance(g, PictureGrad) else g
+        coefficients = [each.float().contiguous() for each in (mean, a, q, p)]
+        for i in range(B):
+            own = [each[i] for each in coefficients]
+            gradient, sizes = self._gradient(g, i), (rows, width, C, int(blur))
+            self._call("pulse_leaky_grad", *gradient, x[i], out[i], *own, *sizes)
+        return out
+
+
+def _compiler() -> str | None:
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _machine() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.machine() + platform.node()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+
+
+def compiled_path(cache_dir: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Where the compiled file of this source, on this kind of machine, is kept."""
+    flags = " ".join(FLAGS + DTYPES[dtype])
+    parts = (SOURCE.read_text(), flags, _machine(), platform.system())
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return cache_dir / f"fast_{digest[:32]}.so"
+
+
+def _compile(path: Path, dtype: torch.dtype) -> str | None:
+    """Make `path`. Returns why that failed, None where it did not."""
+    compiler = _compiler()
+    if compiler is None:
+        return "no C compiler was found"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = os.path.join(folder, "fast.so")
+            for flags in (["-fopenmp", *FLAGS], FLAGS):  # without OpenMP one thread does it all
+                command = [compiler, *flags, *DTYPES[dtype], "-o", made, str(SOURCE)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+                if done.returncode == 0:
+                    os.replace(made, path)
+                    return None
+            lines = done.stderr.strip().splitlines() or ["it said nothing"]
+            return f"{compiler} failed: {lines[0][:200]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{compiler} could not be run in {path.parent} ({error})"
+
+
+def load(cache_dir: Path, dtype: torch.dtype = torch.float32) -> tuple[NativeKernels | None, str]:
+    """The compiled kernels for pictures of `dtype`, from the cache or compiled now (about two
+    seconds); or None and why.
+    """
+    path = compiled_path(Path(cache_dir), dtype)
+    reason = None if path.exists() else _compile(path, dtype)
+    if reason is not None:
+        return None, reason
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, kinds in ARGUMENTS.items():
+            function = getattr(library, name)
+            types = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
+            function.argtypes = [types[kind] for kind in kinds]
+            function.restype = ctypes.c_int
+    except (OSError, AttributeError) as error:
+        return None, f"{path} cannot be loaded ({error}): delete it"
+    kernels = NativeKernels(library, dtype)
+    if (name := _wrong(kernels)) is not None:
+        return None, f"{name} of {path} computes something else: delete it"
+    return kernels, ""
+
+
+def _answers(
+    kernels: TorchKernels, dtype: torch.dtype, like: torch.dtype, channels: int, blur: bool
+) -> dict[str, tuple[Tensor, ...]]:
+    """What each function makes, in `dtype`, of the same small pictures, which are of `like`."""
+    random = torch.Generator().manual_seed(0)
+    x, y = (
+        channels_last(torch.randn(1, channels, 8, 8, generator=random)).to(like).to(dtype)
+        for _ in range(2)
+    )
+    mean, a, b, c = torch.randn(4, 1, channels, generator=random)
+    noise, grad = (torch.randn(1, n, 8, 8, generator=random) for n in (1, 3))
+    weight, bias = torch.randn(3, channels, generator=random), torch.randn(3, generator=random)
+    of_picture = kernels.picture_grad(grad, weight, dtype)
+    return {
+        "leaky": kernels.leaky(y.clone(), a[0], b[0], noise, blur),
+        "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
+        "picture": (kernels.picture(x, mean, a, b, weight, bias, overwrite=False),),
+        "sums": kernels.sums(y, x, mean) + kernels.sums(of_picture, x, mean),
+        "leaky_grad": (
+            kernels.leaky_grad(y.clone(), x, mean, a, b, c, blur),
+            kernels.leaky_grad(of_picture, x, mean, a, b, c, blur),
+        ),
+    }
+
+
+def _wrong(kernels: NativeKernels) -> str | None:
+    """The first function whose results differ from those of PyTorch in float32 by more than
+    rounding: a compiler may be broken, too.
+    """
+    dtype = kernels.dtype
+    close = 1e-4 if dtype == torch.float32 else 2e-2  # of numbers about 1; bfloat16 has 8 bits
+    for channels, blur in ((16, False), (16, True), (5, False), (5, True)):
+        expected = _answers(TorchKernels(), torch.float32, dtype, channels, blur)
+        for name, found in _answers(kernels, dtype, dtype, channels, blur).items():
+            for mine, theirs in zip(found, expected[name], strict=True):
+                if not torch.allclose(mine.float(), theirs.float(), rtol=close, atol=close):
+                    return name
+    return None

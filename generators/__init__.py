@@ -1,0 +1,1 @@
+"""Weight files become generators: one reader per format, the prior, latents."""

@@ -1,0 +1,191 @@
+"""What a picture is drawn from: where a search starts, the drawing itself, and the latent file
+(.npz) from which a result can be drawn again.
+
+    latent, record = read_latent("runs/anna.npz")    # run.py -save_latent wrote it
+    HR = redraw(generator, "runs/anna.npz")          # (1, 3, S, S) in [0, 1]: the picture again
+
+In a latent file, which numpy opens with allow_pickle=False: `w`, the generator's input;
+`noise_0` …, the noise maps that were searched; `record`, JSON: the seed, which redraws the other
+maps, all settings, generator, device and threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safe_files import atomic_write
+from search_settings import Settings, require_seed
+
+if TYPE_CHECKING:
+    from generators.load import Generator
+
+FORMAT = "pulse-latent-1"
+MAX_BYTES = 256 << 20  # unpacked; every map of a generator of 2048 pixels would have 45 MB
+LEFT_OUT = ("curve", "attempts", "seconds")  # of a record: long, or different at every run
+
+
+class LatentError(ValueError):
+    """Why a latent file cannot be used: one sentence, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What one picture was drawn from, besides its seed; on the CPU."""
+
+    w: Tensor  # (L, d), or (1, d) with tile_latent
+    noise: dict[int, Tensor]  # layer → (r, r): the maps that were searched
+
+
+def starting_point(
+    generator: Generator, settings: Settings, seed: int
+) -> tuple[Tensor, list[Tensor]]:
+    """v (1, L, d), or (1, 1, d) with tile_latent, and L noise maps (1, 1, r, r) of one picture, on
+    the CPU.
+
+    Drawn in this order from one CPU generator, so that one seed starts at one point on every
+    device; a zeroed layer draws nothing.
+    """
+    random = torch.Generator().manual_seed(seed)
+    rows = 1 if settings.tile_latent else generator.num_layers
+    v = torch.randn(1, rows, generator.dlatent_size, generator=random)
+    noise = []
+    roles = settings.noise_roles(generator.num_layers)
+    for role, size in zip(roles, generator.synthesis.layer_sizes, strict=True):
+        shape = (1, 1, size, size)
+        drawn = torch.zeros(shape) if role == "zero" else torch.randn(shape, generator=random)
+        noise.append(drawn)
+    return v, noise
+
+
+def draw(generator: Generator, w: Tensor, noise: list[Tensor]) -> Tensor:
+    """What the generator makes of w (B, L, d), or (B, 1, d) for all layers, and L noise maps
+    (B, 1, r, r): HR (B, 3, S, S), not clamped.
+    """
+    layers = w.expand(-1, generator.num_layers, -1)  # (B, L, d)
+    return generator.synthesize(layers, noise).mul(0.5).add_(0.5)
+
+
+@torch.no_grad()
+def redraw(generator: Generator, path: str | os.PathLike) -> Tensor:
+    """The picture of a latent file: HR (1, 3, S, S) in [0, 1], on the CPU.
+
+    Raises: LatentError where the file cannot be used, or is of another generator.
+    """
+    latent, record = read_latent(path)
+    settings = _fitting(latent, record, generator)
+    _, noise = starting_point(generator, settings, record["seed"])
+    for layer, searched in latent.noise.items():
+        noise[layer] = searched[None, None]
+    device = generator.mean.device
+    HR = draw(generator, latent.w[None].to(device), [maps.to(device) for maps in noise])
+    return HR.clamp(0, 1).cpu()
+
+
+def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
+    """The settings of a latent file. Raises: LatentError where it is not of this generator."""
+    name, sha256 = record["generator"]["name"], record["generator"]["sha256"]
+    if sha256 != generator.sha256:
+        raise LatentError(
+            f"it is of the generator {name} ({sha256[:8]}…), not of {generator.name} "
+            f"({generator.sha256[:8]}…): give its own with -generator"
+        )
+    settings = _settings(record)
+    try:
+        roles = settings.noise_roles(generator.num_layers)
+    except ValueError as error:
+        raise LatentError(f"it is damaged ({error}): make it anew") from None
+    sizes = generator.synthesis.layer_sizes
+    expected = {
+        layer: (sizes[layer],) * 2 for layer, role in enumerate(roles) if role == "trainable"
+    }
+    there = {layer: tuple(searched.shape) for layer, searched in latent.noise.items()}
+    rows = 1 if settings.tile_latent else generator.num_layers
+    if tuple(latent.w.shape) != (rows, generator.dlatent_size) or there != expected:
+        raise LatentError("it is damaged (arrays of other shapes than its settings'): make it anew")
+    return settings
+
+
+def _settings(record: dict) -> Settings:
+    return Settings(**{field.name: record["settings"][field.name] for field in fields(Settings)})
+
+
+def write_latent(path: Path, latent: Latent, record: dict) -> None:
+    """Write the latent of the result that `record` describes. Raises: OSError."""
+    short = {name: value for name, value in record.items() if name not in LEFT_OUT}
+    with atomic_write(path) as file:
+        np.savez(
+            file,
+            format=np.array(FORMAT),
+            w=latent.w.numpy(),
+            **{f"noise_{layer}": searched.numpy() for layer, searched in latent.noise.items()},
+            record=np.array(json.dumps(short)),
+        )
+
+
+def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
+    """What a latent file holds: the latent, and the record of its result without the curve.
+
+    Raises: LatentError, whatever is wrong.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise LatentError("it is not a regular file: give one that -save_latent wrote")
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+                raise LatentError(f"it unpacks to more than {MAX_BYTES >> 20} MB: no latent does")
+        with np.load(path, allow_pickle=False) as arrays:
+            if "format" not in arrays or arrays["format"].item() != FORMAT:
+                raise LatentError(
+                    "it is an .npz file, but not of -save_latent: give one that it wrote"
+                )
+            record = json.loads(arrays["record"].item())
+            _require_whole(record)
+            noise = {
+                int(name.removeprefix("noise_")): _tensor(arrays[name])
+                for name in arrays.files
+                if name.startswith("noise_")
+            }
+            return Latent(_tensor(arrays["w"]), noise), record
+    except LatentError:
+        raise
+    except (zipfile.BadZipFile, EOFError):
+        reason = "it is no .npz file, or cut off: give one that -save_latent wrote"
+    except Exception as error:  # damaged archives and headers break numpy in any way
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
+        else:
+            reason = f"it is damaged ({type(error).__name__}): make it anew, with -save_latent"
+    raise LatentError(reason)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Raises: ValueError for anything but a finite matrix of float32."""
+    if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():
+        raise ValueError
+    return torch.from_numpy(array)
+
+
+def _require_whole(record: dict) -> None:
+    """Raises: an error of some kind where something is missing that a picture is drawn or marked
+    with.
+    """
+    _settings(record).check()
+    require_seed(record["seed"])
+    generator = record["generator"]
+    texts = (record["device"], record["versions"]["pulse"], generator["name"], generator["sha256"])
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    if not (isinstance(record["l2"], float) and isinstance(record["within_eps"], bool)):
+        raise ValueError
+    if not (isinstance(record["threads"], int) and 1 <= record["threads"] <= 1024):
+        raise ValueError

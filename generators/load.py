@@ -1,0 +1,166 @@
+"""A name or a file becomes a generator: synthesis network, prior, and what is known of it.
+
+`ffhq` is looked for in the cache and then fetched; `demo` lies in this repository; anything else is
+the path of a weight file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crosscheck import synthesize
+from drive import DownloadError
+from generators.ffhq import load_ffhq
+from generators.formats import FORMAT, FormatError, Networks, read_networks
+from generators.prior import cached_prior, tensors_sha256
+from safe_files import atomic_write
+from stylegan import LEAKY_SLOPE, G_synthesis
+
+DEMO = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"
+
+
+class GeneratorError(Exception):
+    """No generator can be had under that name; the message says what to do."""
+
+
+@dataclass
+class Generator:
+    """What the search walks on. Its networks need no gradient for their weights."""
+
+    name: str
+    synthesis: G_synthesis
+    mean: Tensor  # (d,)
+    std: Tensor  # (d,)
+    about: dict
+    # w (B, L, d), noise -> picture: `synthesis`, or the same computed faster
+    synthesize: Callable[[Tensor, list[Tensor]], Tensor] | None = None
+
+    def __post_init__(self):
+        self.synthesize = self.synthesize or self.synthesis
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of everything that its pictures depend on: the synthesis network and the prior."""
+        state = {**self.synthesis.state_dict(), "prior mean": self.mean, "prior std": self.std}
+        return tensors_sha256(state)
+
+    @property
+    def resolution(self) -> int:
+        """S, the side of its pictures in pixels."""
+        return self.synthesis.resolution
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of latents and of noise maps of a picture."""
+        return self.synthesis.num_layers
+
+    @property
+    def dlatent_size(self) -> int:
+        """d, the width of a latent."""
+        return self.synthesis.dlatent_size
+
+    def w_of(self, v: Tensor) -> Tensor:
+        """Search variable v (…, d) → generator input w = LeakyReLU(0.2)(v·std + mean)."""
+        return F.leaky_relu(v * self.std + self.mean, LEAKY_SLOPE)
+
+    def to(self, device: torch.device) -> Generator:
+        """The same generator on `device`."""
+        self.synthesis.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+
+def load_generator(
+    name: str | os.PathLike, cache_dir: str | os.PathLike = "cache", progress: bool = True
+) -> Generator:
+    """`ffhq`, `demo` or the path of a weight file → a Generator on the CPU, in float32.
+
+    progress: tell of downloads on stderr. Raises: GeneratorError, with the reason and what to do.
+    """
+    cache_dir = Path(cache_dir)
+    try:
+        if str(name) == "ffhq":
+            networks = load_ffhq(cache_dir, progress)
+        else:
+            networks = read_networks(DEMO if str(name) == "demo" else Path(name))
+        if networks.prior is None and networks.mapping is None:
+            raise GeneratorError(
+                f"{name} has neither a mapping network nor a prior fit: put its mapping.pt "
+                f"beside it"
+            )
+        mean, std = networks.prior or cached_prior(networks.mapping, cache_dir)
+    except DownloadError as error:
+        raise GeneratorError(str(error)) from None
+    except FormatError as error:
+        hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
+        raise GeneratorError(f"{error}{hint}") from None
+    synthesis = networks.synthesis.eval().requires_grad_(False)
+    return Generator(str(name), synthesis, mean, std, networks.about)
+
+
+def describe(networks: Networks) -> list[str]:
+    """What a weight file holds, in lines."""
+    synthesis, mapping = networks.synthesis, networks.mapping
+    config = synthesis.config
+    lines = [
+        f"format: {networks.origin}",
+        f"pictures: {synthesis.resolution}x{synthesis.resolution}",
+        f"layers: {synthesis.num_layers}, channels "
+        + "/".join(str(block.epi2.noise.weight.numel()) for block in synthesis.blocks.values()),
+        f"latent width: {synthesis.dlatent_size}",
+        f"config: {', '.join(f'{name} {value}' for name, value in config.items())}",
+        f"parameters: {_count(synthesis):,} synthesis"
+        + (f", {_count(mapping):,} mapping of {len(mapping)} layers" if mapping else ""),
+        f"mapping network: {'yes' if mapping else 'no: put its mapping.pt beside the file'}",
+        f"prior fit: {'in the file' if networks.prior else 'made at first use, then cached'}",
+    ]
+    lines += [f"{name}: {value}" for name, value in networks.about.items()]
+    if "licence" not in networks.about:
+        lines.append("licence: the file does not say; see where it comes from")
+    return lines
+
+
+def _count(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def largest_difference(networks: Networks, latents: int = 10) -> float:
+    """Between the network's pictures and those of an independent formulation (crosscheck.py), over
+    their largest value.
+
+    The latents are drawn from the mapping network, or from N(0, I) where there is none; seed 0.
+    """
+    synthesis, mapping = networks.synthesis, networks.mapping
+    random = torch.Generator().manual_seed(0)
+    difference = largest = 0.0
+    with torch.no_grad():
+        for _ in range(latents):
+            z = torch.randn(1, synthesis.dlatent_size, generator=random)
+            w = (mapping(z) if mapping else z)[:, None].expand(-1, synthesis.num_layers, -1)
+            noise = [torch.randn(1, 1, r, r, generator=random) for r in synthesis.layer_sizes]
+            expected = synthesize(synthesis.state_dict(), w, noise)
+            difference = max(difference, (synthesis(w, noise) - expected).abs().max().item())
+            largest = max(largest, expected.abs().max().item())
+    return difference / largest
+
+
+def save_generator(networks: Networks, prior: tuple[Tensor, Tensor], path: Path) -> None:
+    """Write this project's one-file format. Raises: OSError."""
+    content = {
+        "format": FORMAT,
+        "config": networks.synthesis.config,
+        "synthesis": networks.synthesis.state_dict(),
+        "mapping": networks.mapping.state_dict() if networks.mapping else None,
+        "gaussian_fit": {"mean": prior[0], "std": prior[1]},
+        "about": networks.about,
+    }
+    with atomic_write(path) as file:
+        torch.save(content, file)

@@ -1,0 +1,322 @@
+"""Files to tensors and back: read any picture safely, write PNG atomically.
+
+    pictures, others = list_pictures(Path("input"))
+    LR = to_tensor(read_picture(pictures[0]))             # (3, h, w) in [0, 1]
+    write_png(Path("runs/a.png"), to_picture(LR), {"pulse:seed": "1"})
+
+Whatever a file holds, `read_picture` returns 8-bit sRGB or raises PictureError with one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import stat
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from safe_files import atomic_write
+
+if TYPE_CHECKING:
+    import torch  # only the tensor functions need it, and listing files must not wait for it
+
+# PNG text chunks that mark a face cut out by align_face.py: the photograph's file name, which of
+# its faces, and its SHA-256, so that another photograph of that name is not mistaken for it.
+ALIGNED_FROM = "pulse:aligned"
+ALIGNED_FACE = "pulse:face"
+ALIGNED_SHA256 = "pulse:aligned_sha256"
+
+# Never opened: EPS goes to Ghostscript, which runs programs, IPTC and WMF hand their content on,
+# and the others are formats that Pillow can name but not decode.
+REFUSED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+# Pictures to their owners, even where this Pillow cannot read them: refused aloud, not passed over.
+FOREIGN_SUFFIXES = {".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".eps", ".ps"}
+
+# EXIF orientation -> what turns the picture upright; 1 is upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112  # the EXIF tag
+
+# Pillow logs some damage instead of raising; without a handler that would reach the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class PictureError(ValueError):
+    """Why a file cannot be used: one sentence, without the file's name."""
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in REFUSED_FORMATS]
+
+
+@contextmanager
+def _opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
+    """The header of `path`, nothing decoded. Warnings are silent, too many pixels an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise PictureError("it is not a regular file: give a picture file")
+        with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
+            yield picture
+
+
+@contextmanager
+def _silent(picture: Image.Image) -> Iterator[None]:
+    """libtiff tells damage to file descriptor 2 itself, besides failing: not to the terminal."""
+    try:
+        kept = os.dup(2) if picture.format == "TIFF" else None
+    except OSError:  # a program without stderr
+        kept = None
+    if kept is None:
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _is_picture(path: Path, suffixes: set[str]) -> bool:
+    if path.suffix.lower() in suffixes:
+        return True
+    try:
+        with _opened(path, _formats()):
+            return True
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return True
+    except Exception:  # a header can break Pillow's plugins in any way
+        return False
+
+
+def list_pictures(path: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures directly in the folder `path` (or `path` itself, a file), and the other files.
+
+    Both sorted by name. A picture has content that Pillow recognises, or the suffix of a picture
+    format: reading the latter tells what is wrong with it. Hidden files and subfolders are passed
+    over; what is no regular file (a pipe, a device) is among the others.
+
+    Raises: FileNotFoundError, or another OSError where the folder cannot be listed.
+    """
+    path = Path(path)
+    if stat.S_ISDIR(os.stat(path).st_mode):
+        entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+        found = sorted(entries, key=lambda entry: entry.name)
+    else:
+        found = [path]
+    formats = set(_formats())
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    suffixes |= FOREIGN_SUFFIXES
+    pictures, others = [], []
+    for file in found:
+        try:
+            kind = os.stat(file).st_mode
+        except OSError:  # a broken link; reading it will say so
+            kind = stat.S_IFREG
+        if stat.S_ISDIR(kind):
+            continue
+        picture = stat.S_ISREG(kind) and _is_picture(file, suffixes)
+        (pictures if picture else others).append(file)
+    return pictures, others
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The first frame of `path` as 8-bit sRGB, upright, alpha over white, without any metadata.
+
+    16-bit greys are scaled, a usable ICC profile is converted from. Refused: floating-point pixels,
+    which have no fixed range, and more than Image.MAX_IMAGE_PIXELS pixels (before decoding).
+
+    Raises: PictureError, whatever is wrong.
+    """
+    path = Path(path)
+    try:
+        with _opened(path, _formats()) as picture:
+            with _silent(picture):
+                picture.load()
+            return _over_white(_turned_upright(picture))
+    except PictureError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        limit = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
+        reason = f"it has more than {limit} pixels, the limit: make it smaller first"
+    except Image.UnidentifiedImageError:
+        reason = (
+            "it is not a picture, or damaged beyond recognition: open and save it anew elsewhere"
+        )
+        if path.stat().st_size == 0:
+            reason = "it is empty (0 bytes): copy it again from where it came"
+        elif path.suffix.lower() in FOREIGN_SUFFIXES:
+            reason = f"{path.suffix.lower()} files cannot be read here: convert it to JPEG or PNG"
+    except MemoryError:
+        reason = "it does not fit into memory: make it smaller first"
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError, …
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
+        else:
+            why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
+            reason = f"it is damaged or cut off ({why}): copy it again or save it anew elsewhere"
+    raise PictureError(reason)
+
+
+def _turned_upright(picture: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(picture.getexif().get(ORIENTATION))
+    except Exception:  # damaged EXIF says nothing about the pixels
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """Any mode -> a fresh RGB picture in sRGB, transparent parts over white."""
+    profile = picture.info.get("icc_profile")
+    if picture.mode == "F":
+        raise PictureError(
+            "it has floating-point pixels, which have no fixed range: save it as 8 bits"
+        )
+    if picture.mode.startswith("I"):
+        picture = _from_16_bits(picture)
+    elif picture.mode in ("La", "RGBa"):  # colours multiplied by alpha already
+        picture = picture.convert(picture.mode.upper())
+    elif picture.mode == "PA" or picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    elif picture.mode in ("1", "L", "RGB") and "transparency" in picture.info:
+        picture = picture.convert("RGBA" if picture.mode == "RGB" else "LA")
+    alpha = None
+    if picture.mode in ("LA", "RGBA"):
+        alpha = picture.getchannel("A")
+        picture = picture.convert(picture.mode[:-1])
+    upon = Image.new("RGB", picture.size, "white")  # new, so that no metadata is carried along
+    upon.paste(_in_srgb(picture, profile), mask=alpha)
+    return upon
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError(
+            "it has 32-bit pixels, which have no fixed range: save it as 8 or 16 bits"
+        )
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # value / 257, rounded
+    transparent = picture.info.get("transparency")
+    if not isinstance(transparent, int):
+        return grey
+    alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, alpha))
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours as `profile` means them; by Pillow's own rules where it is missing or unusable."""
+    if profile:
+        try:
+            from PIL import ImageCms
+
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            space = source.profile.xcolor_space.strip()
+            mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space)
+            like_rgb = mode == "RGB" and picture.mode not in ("CMYK", "LAB")
+            if like_rgb or (mode == "L" and picture.mode == "1"):
+                picture = picture.convert(mode)
+            if picture.mode == mode:
+                return ImageCms.profileToProfile(
+                    picture,
+                    source,
+                    ImageCms.createProfile("sRGB"),
+                    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                    outputMode="RGB",
+                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                )
+        except Exception:  # the colours are then read as if it were not there
+            pass
+    return picture.convert("RGB")
+
+
+def picture_text(path: Path) -> dict[str, str]:
+    """Text chunks before the pixels of a PNG file, which are not decoded; {} for other files."""
+    try:
+        with _opened(Path(path), ["PNG"]) as picture:
+            return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}
+    except Exception:  # an unreadable file has no text; read_picture tells why
+        return {}
+
+
+def storable(name: str) -> str:
+    """`name` as a text chunk holds it: bytes of a file name that are no text become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Of the file's content, as 64 hexadecimal digits. Raises: OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def aligned_sources(pictures: list[Path]) -> dict[str, list[Path]]:
+    """Photographs in `pictures` whose faces, cut out by align_face.py, are in `pictures` too.
+
+    From the photograph's file name to the files of its faces. It counts only with the content that
+    was aligned: another picture that merely has its name is not one.
+    """
+    names = {storable(picture.name): picture for picture in pictures}
+    sources: dict[str, list[Path]] = {}
+    for picture in pictures:
+        marks = picture_text(picture)
+        photo = names.get(marks.get(ALIGNED_FROM, ""))
+        if photo is None or photo.parent != picture.parent:
+            continue
+        with suppress(OSError):  # one that cannot be read is left to read_picture
+            if sha256(photo) == marks.get(ALIGNED_SHA256):
+                sources.setdefault(photo.name, []).append(picture)
+    return sources
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """(3, h, w) float32 in [0, 1]."""
+    import torch
+
+    pixels = np.array(picture.convert("RGB"))  # (h, w, 3) in 0 … 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_picture(tensor: torch.Tensor) -> Image.Image:
+    """(3, h, w), clamped to [0, 1], rounded to the nearest of 256 values; on any device."""
+    pixels = tensor.detach().float().clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str = "") -> None:
+    """Write `picture` with `text` chunks and an XMP packet, so that `path` is whole or untouched.
+
+    Raises: OSError (no room, no permission); nothing is left behind then.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        chunks.add_text(key, storable(value))  # as iTXt where Latin-1 does not suffice
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+    bare = picture.copy()
+    bare.info = {}  # Pillow would write a profile, resolution or EXIF found there
+    with atomic_write(path) as file:
+        bare.save(file, "PNG", pnginfo=chunks)

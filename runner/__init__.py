@@ -1,0 +1,1 @@
+"""What run.py does with a folder: jobs, retries, records, several processes."""

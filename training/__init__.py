@@ -1,0 +1,1 @@
+"""Training the embedded generator: `python -m training.train`, `python -m training.score`."""

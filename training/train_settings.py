@@ -1,0 +1,54 @@
+"""How a generator is trained: every setting, its default, and when to change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from training.search_loss import GROUPS, LR_SIDE
+
+
+def _setting(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+MAY_CHANGE = ("learning_rate", "ema_images", "search_weight", "r1_weight")  # when going on
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a checkpoint is bound to: one with other settings, but for MAY_CHANGE, is not gone on
+    from.
+    """
+
+    resolution: int = _setting(64, "pixels a side; 128 takes four times the time an image")
+    fmap_base: int = _setting(1024, "channels at 2^k pixels are fmap_base / 2^(k - 1)")
+    fmap_max: int = _setting(128, "and at most so many")
+    dlatent_size: int = _setting(512, "width of a latent")
+    mapping_layers: int = _setting(4, "of the mapping network; 8 learn too slowly on a CPU")
+    batch_size: int = _setting(32, "pictures in a batch")
+    learning_rate: float = _setting(2.5e-3, "of Adam, betas (0, 0.99); lower it towards the end")
+    r1_weight: float = _setting(1.0, "of half the squared gradient of D on real pictures")
+    r1_every: int = _setting(16, "batches between which R1 is applied, so many times stronger")
+    ada_target: float = _setting(
+        0.6, "mean sign of D on real pictures at which augmentation stays as it is (Karras 2020)"
+    )
+    ada_images: int = _setting(100_000, "in which its probability goes from 0 to 1 at the fastest")
+    mixing: float = _setting(0.9, "share of samples of which some layers have another w")
+    search_weight: float = _setting(
+        200.0, "of the L2 that searches for real faces at 16 pixels are left with; 0: a plain GAN"
+    )
+    ema_images: int = _setting(10_000, "half-life, in images, of the average over the weights")
+    seed: int = _setting(0, "of everything random")
+
+    def check(self) -> None:
+        """Raises: ValueError, one sentence, for a value that nothing can be trained with."""
+        size = self.resolution
+        if size < 2 * LR_SIDE or size & (size - 1):
+            raise ValueError(f"resolution must be a power of two from {2 * LR_SIDE} on, not {size}")
+        for name in ("fmap_base", "fmap_max", "dlatent_size", "mapping_layers", "r1_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.batch_size < 1 or self.batch_size % (2 * GROUPS):
+            raise ValueError(
+                f"batch_size must be a multiple of {2 * GROUPS}, not {self.batch_size}"
+            )
