@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cli.errors import UserError
 from fast.choose import Accelerator
 from generators.latents import Latent, read_latent, redraw
 from generators.load import Generator, load_generator
@@ -86,7 +87,7 @@ class Search:
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else Apple's MPS, else the CPU.
 
-    Raises: ValueError for a device that this machine, or this PyTorch, does not have.
+    Raises: UserError for a device that this machine, or this PyTorch, does not have.
     """
     there = {
         "cuda": torch.cuda.is_available(),
@@ -96,7 +97,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, is_there in there.items() if is_there)
     if not there.get(name.split(":")[0], False):
-        raise ValueError(f"device {name!r} is not available here: use auto or cpu")
+        raise UserError(f"device {name!r} is not available here: use auto or cpu")
     return torch.device(name)
 
 
@@ -109,7 +110,7 @@ class PULSE:
     choice (accelerate.py). progress: tell of downloads on stderr. `formulation` is what the last
     search was computed with.
 
-    Raises: GeneratorError where no generator can be had under that name; ValueError for a device
+    Raises: UserError where no generator can be had under that name; ValueError for a device
     that is not there, or an unknown `compile` or `precision`.
     """
 
@@ -155,7 +156,7 @@ class PULSE:
         (B,) on the device. settings: a Settings; single ones can be given by name, as in
         `model(ref_im, steps=200, eps=1e-3)`.
 
-        Raises: ValueError, one sentence, for a tensor, seed or setting that cannot be used;
+        Raises: UserError, one sentence, for a tensor, seed or setting that cannot be used;
         TypeError for an unknown name.
         """
         settings = dataclasses.replace(settings or Settings(), **changes)
@@ -164,18 +165,18 @@ class PULSE:
         if ref_im.ndim == 3:
             ref_im = ref_im[None]
         if ref_im.ndim != 4 or len(ref_im) == 0 or ref_im.shape[1] != 3:
-            raise ValueError(
+            raise UserError(
                 f"ref_im must be (B, 3, h, h), red, green and blue, not {tuple(ref_im.shape)}"
             )
         require_lr_size(ref_im.shape[-1], ref_im.shape[-2], self.generator.resolution)
         ref_im = ref_im.detach().float()
         if not bool(((ref_im >= 0) & (ref_im <= 1)).all()):
-            raise ValueError("ref_im has values outside [0, 1]: divide 8-bit pixels by 255")
+            raise UserError("ref_im has values outside [0, 1]: divide 8-bit pixels by 255")
         if seed is None:
             seed = secrets.randbelow(2**31)
         seeds = [seed] * len(ref_im) if isinstance(seed, int) else [int(each) for each in seed]
         if len(seeds) != len(ref_im):
-            raise ValueError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
+            raise UserError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
         for each in seeds:
             require_seed(each)
         self.accelerate(settings.steps)
@@ -186,7 +187,7 @@ class PULSE:
         """The picture of a latent file that `run.py -save_latent` wrote: HR (1, 3, S, S) in [0, 1],
         on the CPU. On a CPU it is the search's own to the last bit, with as many threads.
 
-        Raises: latents.LatentError for a file that cannot be used, or is of another generator.
+        Raises: UserError for a file that cannot be used, or is of another generator.
         """
         record = read_latent(file)[1]
         self.accelerate(record["settings"]["steps"], record.get("formulation"))
@@ -194,12 +195,12 @@ class PULSE:
 
 
 def require_lr_size(width: int, height: int, resolution: int) -> None:
-    """Raises: ValueError unless the LR is square, its side divides S and 2 ≤ side ≤ S/2."""
+    """Raises: UserError unless the LR is square, its side divides S and 2 ≤ side ≤ S/2."""
     if width != height:
-        raise ValueError(f"it is {width}×{height}, not square: align_face.py makes square pictures")
+        raise UserError(f"it is {width}×{height}, not square: align_face.py makes square pictures")
     if not 2 <= width <= resolution // 2 or resolution % width:
         sizes = ", ".join(str(2**k) for k in range(1, resolution.bit_length() - 1))
-        raise ValueError(
+        raise UserError(
             f"its side is {width} pixels; for this generator it must be one of {sizes}: "
             f"align_face.py -output_size makes such pictures"
         )

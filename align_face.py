@@ -37,19 +37,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.command import (
-    OK,
-    SOME_REFUSED,
-    Parser,
-    Progress,
-    Unusable,
-    count,
-    pictures_in,
-    require_folder_writable,
-    run_command,
-    shown,
-    some,
-)
+from cli.command import OK, SOME_REFUSED, Parser, run_command
+from cli.errors import UserError
+from cli.progress import Progress, count, some, tell
+from safe_files import require_folder_writable
 
 if TYPE_CHECKING:  # -h answers before anything heavy is imported
     from imaging.face_crop import FaceFinder
@@ -102,38 +93,35 @@ def parser() -> Parser:
 
 
 def check_flags(args) -> None:
-    """Raises: Unusable for values that no photograph could be used with."""
+    """Raises: UserError for values that no photograph could be used with."""
     from imaging import degradations
     from imaging.face_crop import CROP
     from search_settings import require_seed
 
     if args.output_size != 0 and (args.output_size < 2 or CROP % args.output_size):
-        raise Unusable(
+        raise UserError(
             f"-output_size {args.output_size} does not divide {CROP}: give 2, 4, 8, 16, 32, 64, "
             f"128, 256 or 512, or 0 to keep the crop"
         )
     if not 0 < args.upscale < math.inf:
-        raise Unusable(f"-upscale {args.upscale:g} is no factor: give a number above 0, such as 2")
+        raise UserError(f"-upscale {args.upscale:g} is no factor: give a number above 0, such as 2")
     if args.mode == "resize" and args.upscale != 1:
-        raise Unusable("-upscale is for the search for faces: leave it out with -mode resize")
+        raise UserError("-upscale is for the search for faces: leave it out with -mode resize")
     if args.seed is not None and args.degrade is None:
-        raise Unusable(
+        raise UserError(
             "-seed is for -degrade: leave it out, or add for example -degrade motion:100"
         )
-    try:
-        if args.degrade is not None:
-            args.degrade = degradations.parse(args.degrade)
-        if args.seed is not None:
-            require_seed(args.seed)
-    except ValueError as error:
-        raise Unusable(shown(str(error))) from None
+    if args.degrade is not None:
+        args.degrade = degradations.parse(args.degrade)
+    if args.seed is not None:
+        require_seed(args.seed)
 
 
 def main() -> int:
     args = parser().parse_args()
     check_flags(args)
-    from imaging.face_crop import CROP, FaceFinder, FinderError
-    from imaging.pictures import ALIGNED_FROM, picture_text
+    from imaging.face_crop import CROP, FaceFinder
+    from imaging.pictures import ALIGNED_FROM, picture_text, pictures_in
 
     pictures, others = pictures_in(args.input_dir, "-input_dir", "photographs")
     require_folder_writable(args.output_dir, "-output_dir")
@@ -145,23 +133,23 @@ def main() -> int:
         finder = (
             FaceFinder(args.cache_dir, not args.quiet) if todo and args.mode == "face" else None
         )
-    except FinderError as error:
-        raise Unusable(error) from None
+    except UserError as error:
+        raise UserError(error) from None
 
     if others and not args.quiet:
-        print(f"passed over, no pictures: {some(others)}", file=sys.stderr)
+        tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
     stems = Counter(os.path.normcase(photo.stem) for photo in photos)
     faces, refused = {}, 0
     progress = Progress(len(todo), "photograph", quiet=args.quiet)
     for photo in todo:
-        progress.live(shown(photo.name))
+        progress.live(photo.name)
         try:
             if stems[os.path.normcase(photo.stem)] > 1:
-                name = shown(result(photo, 0, args).name)
-                raise Refused(f"another photograph would become {name} too: rename one of them")
+                name = result(photo, 0, args).name
+                raise UserError(f"another photograph would become {name} too: rename one of them")
             faces[photo] = write_faces(photo, finder, args)
-        except Refused as error:
-            progress.error(f"{shown(photo.name)}: {error}")
+        except UserError as error:
+            progress.error(f"{photo.name}: {error}")
             refused += 1
         progress.advance()
     progress.close()
@@ -169,22 +157,18 @@ def main() -> int:
     if todo:
         size = args.output_size or (CROP if args.mode == "face" else 0)
         made = f"{count(sum(faces.values()), 'face')} from {count(len(faces), 'photograph')}"
-        print(f"{made} in {shown(args.output_dir)}" + f", {size}x{size} pixels" * bool(size))
+        tell(f"{made} in {args.output_dir}" + f", {size}x{size} pixels" * bool(size))
     if len(todo) < len(photos):
         kept = count(len(photos) - len(todo), "photograph")
-        print(f"{kept} passed over: the faces are there already (-overwrite makes them again)")
+        tell(f"{kept} passed over: the faces are there already (-overwrite makes them again)")
     if aligned:
-        print(f"{count(aligned, 'picture')} passed over: made by align_face.py")
+        tell(f"{count(aligned, 'picture')} passed over: made by align_face.py")
     if refused:
-        print(f"{count(refused, 'photograph')} without a result, for the reasons above")
+        tell(f"{count(refused, 'photograph')} without a result, for the reasons above")
     if len(pictures) > refused and args.output_size not in (0, CROP):
-        where = f" -input_dir {shown(shlex.quote(str(args.output_dir)))}"
-        print(f"Next: python run.py{'' if args.output_dir == Path('input') else where}")
+        where = f" -input_dir {shlex.quote(str(args.output_dir))}"
+        tell(f"Next: python run.py{'' if args.output_dir == Path('input') else where}")
     return SOME_REFUSED if refused else OK
-
-
-class Refused(Exception):
-    """Why a photograph has no result: one sentence, without its name."""
 
 
 def settle_seed(photos: list[Path], args) -> None:
@@ -207,7 +191,7 @@ def settle_seed(photos: list[Path], args) -> None:
     else:
         args.seed, told = secrets.randbelow(2**31), "drawn"
     if not args.quiet:
-        print(f"seed {args.seed}, {told} (-seed {args.seed} repeats this run)", file=sys.stderr)
+        tell(f"seed {args.seed}, {told} (-seed {args.seed} repeats this run)", file=sys.stderr)
 
 
 def result(photo: Path, face: int, args) -> Path:
@@ -250,28 +234,28 @@ def is_ours(file: Path, photo: Path) -> bool:
 
 
 def require_free(file: Path, photo: Path, args) -> None:
-    """Raises: Refused where `file` is something else, or the face in another state of damage."""
+    """Raises: UserError where `file` is something else, or the face in another state of damage."""
     from imaging.pictures import picture_text
 
     if not os.path.lexists(file):
         return
     if not is_ours(file, photo):
-        raise Refused(f"{shown(file)} is there and is not a face of it: move or rename one of them")
+        raise UserError(f"{file} is there and is not a face of it: move or rename one of them")
     there = degraded(picture_text(file))
     wanted = f"{args.degrade} -seed {args.seed}" if args.degrade else ""
     if there != wanted and not args.overwrite:
-        was = f"degraded by {shown(there)}" if there else "not degraded"
-        raise Refused(f"{shown(file)} is there, {was}: give another -output_dir, or -overwrite")
+        was = f"degraded by {there}" if there else "not degraded"
+        raise UserError(f"{file} is there, {was}: give another -output_dir, or -overwrite")
 
 
 def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
     """Write the faces of `photo`, or with no finder its central square; return how many.
 
-    Raises: Refused.
+    Raises: UserError.
     """
     from imaging.degradations import numbers
     from imaging.face_crop import align, central_square, downscale, enlarged
-    from imaging.pictures import ALIGNED_FACE, PictureError, read_picture, write_png
+    from imaging.pictures import ALIGNED_FACE, read_picture, write_png
 
     require_free(result(photo, 0, args), photo, args)  # before the search, which takes seconds
     try:
@@ -289,15 +273,15 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
             if args.output_size not in (0, crop.width):
                 crop = downscale(crop, args.output_size)
             crops[face] = args.degrade.of_lr(crop, chance) if args.degrade else crop
-    except PictureError as error:
-        raise Refused(error) from None
+    except UserError as error:
+        raise UserError(error) from None
     except MemoryError:
-        raise Refused("it does not fit into memory: make it smaller first") from None
+        raise UserError("it does not fit into memory: make it smaller first") from None
     except Exception as error:  # dlib raises RuntimeError and more; the other photographs go on
         why = f"{type(error).__name__}: {error}"
-        raise Refused(f"its face cannot be cut out ({why}): try -mode resize") from None
+        raise UserError(f"its face cannot be cut out ({why}): try -mode resize") from None
     if not crops:
-        raise Refused(
+        raise UserError(
             "no face was found in it: try -upscale 2 for a small photograph, -mode resize for one "
             "that is aligned already"
         )
@@ -315,8 +299,8 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
             result(photo, face, args).unlink()
             face += 1
     except OSError as error:
-        raise Refused(
-            f"its faces cannot be written to {shown(args.output_dir)} ({error.strerror}): make "
+        raise UserError(
+            f"its faces cannot be written to {args.output_dir} ({error.strerror}): make "
             f"room there and run this again"
         ) from None
     return len(crops)

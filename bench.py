@@ -39,7 +39,8 @@ from benchmarks.hardware import machine_rates, processor
 from benchmarks.search_quality import compare
 from benchmarks.step_profile import profile
 from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator
-from cli.command import OK, Parser, Unusable, run_command, shown
+from cli.command import OK, Parser, run_command
+from cli.errors import UserError, escaped
 from fast.choose import has_bfloat16, multiply_adds
 from generators.load import DEMO
 from imaging.pictures import list_pictures, read_picture, to_tensor
@@ -118,7 +119,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
             _, text = in_process("-m", "benchmarks.step_time", json.dumps(request))
             figures = json.loads(text.splitlines()[-1])
         except (RuntimeError, ValueError) as error:
-            print(f"{row.formulation:26}{row.precision:10}{row.batch:5}  {shown(str(error))}")
+            print(f"{row.formulation:26}{row.precision:10}{row.batch:5}  {escaped(error)}")
             continue
         seconds = statistics.median(figures["seconds"])
         first = first or seconds
@@ -144,7 +145,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
     return rows
 
 
-def tell(figures: dict, name: str, seconds: float) -> None:
+def show_time(figures: dict, name: str, seconds: float) -> None:
     figures[name] = seconds
     print(f"{name:60}{seconds:8.1f} s", flush=True)
 
@@ -152,17 +153,17 @@ def tell(figures: dict, name: str, seconds: float) -> None:
 def measure_start(device: torch.device, file: Path, folder: Path) -> dict:
     """What passes before the first step."""
     figures: dict[str, float] = {}
-    tell(figures, "import torch", in_process("-c", "import torch")[0])
+    show_time(figures, "import torch", in_process("-c", "import torch")[0])
     everything = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import PULSE"
-    tell(figures, "import PULSE (torch included)", in_process("-c", everything)[0])
+    show_time(figures, "import PULSE (torch included)", in_process("-c", everything)[0])
     cache = folder / "start"
     start = time.perf_counter()
     model = PULSE(file, str(device), cache, compile="on")
-    tell(figures, "load a generator", time.perf_counter() - start)
+    show_time(figures, "load a generator", time.perf_counter() - start)
     for name in ("compile and fold weights, cold", "the same, compiled code from the cache"):
         start = time.perf_counter()
         PULSE(file, str(device), cache, compile="on").accelerate(STEPS)
-        tell(figures, name, time.perf_counter() - start)
+        show_time(figures, name, time.perf_counter() - start)
     del model
     return figures
 
@@ -192,18 +193,18 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
             "seed": 0,
         }
         words = [str(word) for flag, value in flags.items() for word in (f"-{flag}", value)]
-        tell(figures, name, in_process(str(ROOT / "run.py"), *words)[0])
+        show_time(figures, name, in_process(str(ROOT / "run.py"), *words)[0])
     return figures
 
 
 def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
-    """The searches of equivalence.py, for the faces at 16×16 pixels. Raises: Unusable."""
+    """The searches of equivalence.py, for the faces at 16×16 pixels. Raises: UserError."""
     words = ["-input_dir", args.faces, "-output_dir", folder / "lr", "-mode", "resize", "-quiet"]
     words += ["-output_size", 16]
     try:
         in_process(str(ROOT / "align_face.py"), *map(str, words))
     except RuntimeError as error:
-        raise Unusable(f"-faces {shown(args.faces)}: {shown(str(error))}") from None
+        raise UserError(f"-faces {args.faces}: {str(error)}") from None
     pictures = [to_tensor(read_picture(path)) for path in list_pictures(folder / "lr")[0]]
     return compare(DEMO, device, folder / "demo", torch.stack(pictures), args.steps)
 
@@ -245,20 +246,17 @@ def parser() -> Parser:
 def main() -> int:
     args = parser().parse_args()
     if args.repeats < 1 or min(args.batches or [1]) < 1:
-        raise Unusable("repeats and batches must be whole numbers of at least 1")
+        raise UserError("repeats and batches must be whole numbers of at least 1")
     if args.resolution < 64 or args.resolution & (args.resolution - 1):
-        raise Unusable(
+        raise UserError(
             f"resolution must be a power of two of at least 64, not {args.resolution}: LR are 32"
         )
     args.parts = args.parts or [part for part in PARTS if part not in ON_REQUEST]
     if ("faces" in args.parts) != (args.faces is not None):
-        raise Unusable("the part faces needs a folder of them: -parts faces -faces FOLDER")
-    try:
-        device = choose_device(args.device)
-    except ValueError as error:
-        raise Unusable(str(error)) from None
+        raise UserError("the part faces needs a folder of them: -parts faces -faces FOLDER")
+    device = choose_device(args.device)
     if "profile" in args.parts and device.type != "cpu":
-        raise Unusable("the part profile times functions of a CPU: give -device cpu")
+        raise UserError("the part profile times functions of a CPU: give -device cpu")
     args.batches = args.batches or ([1, 4, 16, 32] if device.type == "cuda" else [1])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {
@@ -291,7 +289,7 @@ def main() -> int:
             with atomic_write(args.json) as out:
                 out.write(json.dumps(figures, indent=1).encode())
         except OSError as error:
-            raise Unusable(f"{shown(args.json)} cannot be written ({error.strerror})") from None
+            raise UserError(f"{args.json} cannot be written ({error.strerror})") from None
     return OK
 
 

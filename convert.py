@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.command import OK, Parser, Unusable, run_command, shown
-from generators.formats import FormatError, read_networks
+from cli.command import OK, Parser, run_command
+from cli.errors import UserError
+from cli.progress import tell
+from generators.formats import read_networks
 from generators.load import DEMO, describe, largest_difference, save_generator
 from generators.prior import cached_prior
 
@@ -28,18 +30,18 @@ def parser() -> Parser:
 def main() -> int:
     args = parser().parse_args()
     if args.o is None and not args.info:
-        raise Unusable("nothing to do: give -o OUT to convert the file, or -info to describe it")
+        raise UserError("nothing to do: give -o OUT to convert the file, or -info to describe it")
     if args.o is not None and args.o.exists() and not args.overwrite:
-        raise Unusable(f"{shown(args.o)} exists: give another name, or -overwrite")
+        raise UserError(f"{args.o} exists: give another name, or -overwrite")
     try:
         networks = read_networks(DEMO if args.file == "demo" else Path(args.file))
-    except FormatError as error:
-        raise Unusable(shown(str(error))) from None
-    print("\n".join(shown(line) for line in describe(networks)))
+    except UserError as error:
+        raise UserError(str(error)) from None
+    tell(*describe(networks))
     if args.o is None or args.info:
         return OK
     if networks.prior is None and networks.mapping is None:
-        raise Unusable(f"{shown(args.file)} has no mapping network: put its mapping.pt beside it")
+        raise UserError(f"{args.file} has no mapping network: put its mapping.pt beside it")
     networks.synthesis.requires_grad_(False)
     print("largest difference to an independent formulation, 10 latents: ", end="", flush=True)
     print(f"{largest_difference(networks):.1e} of the largest value")
@@ -48,8 +50,8 @@ def main() -> int:
             networks, networks.prior or cached_prior(networks.mapping, args.cache_dir), args.o
         )
     except OSError as error:
-        raise Unusable(f"{shown(args.o)} cannot be written ({error.strerror})") from None
-    print(f"written: {shown(args.o)} (use it with: python run.py -generator {shown(args.o)})")
+        raise UserError(f"{args.o} cannot be written ({error.strerror})") from None
+    tell(f"written: {args.o} (use it with: python run.py -generator {args.o})")
     return OK
 
 

@@ -18,16 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from cli.errors import UserError
+from cli.progress import tell
 from locks import held_open, try_lock
 from webanswers import CHUNK, Answer, Budget, Failure, get
 
 DRIVE = "https://drive.usercontent.google.com/download"
 ATTEMPTS = 4  # per source, where trying again can help
 BACKOFF = 0.5  # seconds before the second attempt, doubled before each later one
-
-
-class DownloadError(Exception):
-    """No source gave the file; the message is one sentence per source, naming each and why."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,13 @@ class RemoteFile:
 def find_cached(file: RemoteFile, cache_dir: str | Path) -> Path | None:
     """The file in cache_dir under its name, else under its name of 2020; None if it is not there.
 
-    Raises DownloadError if it is there and is not what it should be; deletes nothing.
+    Raises: UserError if it is there and is not what it should be; deletes nothing.
     """
     names = [file.name] + ([file.old_prefix + file.name] if file.old_prefix else [])
     for path in (Path(cache_dir).expanduser() / name for name in names):
         if path.is_file():
             if fault := _fault(path, file.size, file.sha256, file.git_blob_sha1):
-                raise DownloadError(f"{path} is damaged ({fault}); delete it, then run again.")
+                raise UserError(f"{path} is damaged ({fault}); delete it, then run again.")
             return path
     return None
 
@@ -85,7 +83,7 @@ def open_url(
     check: called with a fresh download under its temporary name; a ValueError refuses the download.
     answer_within: seconds, over all sources, until a first server must have answered.
     total_time: seconds for everything. progress: on stderr, a bar on a terminal, else one line.
-    Raises DownloadError if no source gave the file, if the cached one is damaged, or if cache_dir
+    Raises: UserError if no source gave the file, if the cached one is damaged, or if cache_dir
     cannot hold it.
     """
     file = url_or_file if isinstance(url_or_file, RemoteFile) else _file_at(url_or_file)
@@ -100,7 +98,7 @@ def open_url(
             return find_cached(file, cache_dir) or _fetch(file, cache_dir, check, budget, progress)
     except OSError as error:  # of the disk: those of the network have become Failure by now
         reason = error.strerror or type(error).__name__
-        raise DownloadError(
+        raise UserError(
             f"{file.name} cannot be kept in {cache_dir} ({reason}); "
             "make room there or choose another folder for the cache."
         ) from None
@@ -142,9 +140,9 @@ def _locked(cache_dir: Path, file: RemoteFile, budget: Budget, progress: bool) -
         held = f"another process is downloading {file.name} to {cache_dir}"
         while not try_lock(handle):
             if budget.left() <= 0:
-                raise DownloadError(f"{held}; wait for its end, then run again.")
+                raise UserError(f"{held}; wait for its end, then run again.")
             if progress:
-                print(f"waiting: {held}", file=sys.stderr)
+                tell(f"waiting: {held}", file=sys.stderr)
                 progress = False
             time.sleep(0.1)
         yield
@@ -227,7 +225,7 @@ def _fetch(file: RemoteFile, cache_dir: Path, check, budget: Budget, progress: b
             leftover.forget()
         return target
     advice = f"{file.name} could not be downloaded; try later, or put the file there as {target}."
-    raise DownloadError("\n".join([advice, *failures]))
+    raise UserError(advice, *failures)
 
 
 def _complete(part: _Part, check, budget: Budget, progress: bool):
@@ -305,5 +303,5 @@ def _bar(name: str, answer: Answer, total: int | None, progress: bool):
     else:
         if progress:
             size = "" if total is None else f" ({_amount(total)})"
-            print(f"downloading {name}{size} from {answer.host}", file=sys.stderr)
+            tell(f"downloading {name}{size} from {answer.host}", file=sys.stderr)
         yield lambda n_bytes: None

@@ -24,16 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.command import (
-    OK,
-    SOME_REFUSED,
-    Parser,
-    Progress,
-    Unusable,
-    require_folder_writable,
-    run_command,
-    shown,
-)
+from cli.command import OK, SOME_REFUSED, Parser, run_command
+from cli.errors import UserError
+from cli.progress import Progress, tell
+from safe_files import require_folder_writable
 from search_settings import require_positive
 
 if TYPE_CHECKING:  # what they import takes seconds, and -h must not wait for it
@@ -64,38 +58,35 @@ def parser() -> Parser:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raises: Unusable where there is nothing to read, or where a file must not be written."""
-    try:
-        require_positive("threads", args.threads)
-    except ValueError as error:
-        raise Unusable(str(error)) from None
+    """Raises: UserError where there is nothing to read, or where a file must not be written."""
+    require_positive("threads", args.threads)
     if not args.runs.is_dir():
-        raise Unusable(f"{shown(args.runs)} is no folder: name the -output_dir of a run.py")
+        raise UserError(f"{args.runs} is no folder: name the -output_dir of a run.py")
     targets: dict[Path, str] = {}
     for flag in WRITTEN:
         path = getattr(args, flag)
         if path is None:
             continue
-        told = f"-{flag} {shown(path)}"
+        told = f"-{flag} {path}"
         if path.is_dir():
-            raise Unusable(f"{told} is a folder: name a file")
+            raise UserError(f"{told} is a folder: name a file")
         if path.exists() and not args.overwrite:
-            raise Unusable(f"{told} is there already: give another name, or -overwrite")
+            raise UserError(f"{told} is there already: give another name, or -overwrite")
         if path.suffix == ".png" or (
             path.suffix == ".json" and path.with_suffix(".png").exists()  # a record
         ):
-            raise Unusable(f"{told} is the name of a result: give another name")
+            raise UserError(f"{told} is the name of a result: give another name")
         if args.groups and path.exists() and path.samefile(args.groups):
-            raise Unusable(f"{told} is the file of -groups: give another name")
+            raise UserError(f"{told} is the file of -groups: give another name")
         if (rival := targets.setdefault(path.resolve(), flag)) != flag:
-            raise Unusable(f"{told} is also the file of -{rival}: give another name")
+            raise UserError(f"{told} is also the file of -{rival}: give another name")
         require_folder_writable(path.parent, f"-{flag}")
 
 
 def find_lr(args: argparse.Namespace, problems: Problems) -> PictureFolder | None:
     """Where the LR are; None, and a problem, where no -input_dir was given and `input` is missing.
 
-    Raises: Unusable where the given one cannot be read.
+    Raises: UserError where the given one cannot be read.
     """
     from evaluation.results import PictureFolder
 
@@ -112,7 +103,7 @@ def find_lr(args: argparse.Namespace, problems: Problems) -> PictureFolder | Non
 def evaluate(args: argparse.Namespace, problems: Problems) -> tuple[Evaluation, list[list[Result]]]:
     """Everything measured, and the results that it is of, those of one input together.
 
-    Raises: Unusable where there is no result.
+    Raises: UserError where there is no result.
     """
     from evaluation.per_image import Evaluation
     from evaluation.results import PictureFolder, read_groups, read_results
@@ -120,10 +111,10 @@ def evaluate(args: argparse.Namespace, problems: Problems) -> tuple[Evaluation, 
     try:
         by_input = read_results(args.runs, problems)
     except OSError as error:
-        raise Unusable(f"{shown(args.runs)} cannot be read ({error.strerror})") from None
+        raise UserError(f"{args.runs} cannot be read ({error.strerror})") from None
     if not by_input:
         reasons = "".join(f"\n{line}" for line in problems.lines())
-        raise Unusable(f"{shown(args.runs)} holds no result of run.py{reasons}")
+        raise UserError(f"{args.runs} holds no result of run.py{reasons}")
     groups = {}
     if args.groups:
         groups = read_groups(args.groups, {name for name, _ in by_input}, problems)
@@ -136,7 +127,7 @@ def evaluate(args: argparse.Namespace, problems: Problems) -> tuple[Evaluation, 
     )
     progress = Progress(len(by_input), "input")
     for results in by_input.values():
-        progress.live(f"evaluating the results of {shown(results[0].input)}")
+        progress.live(f"evaluating the results of {results[0].input}")
         evaluation.measure(results)
         progress.advance()
     progress.close()
@@ -149,7 +140,7 @@ def cards(evaluation: Evaluation, by_input: list[list[Result]]) -> Iterator[Card
 
     from evaluation.report import Card
     from evaluation.results import number
-    from imaging.pictures import PictureError, read_picture
+    from imaging.pictures import read_picture
     from runner.records import read_record
 
     measured = {row["name"] for row in evaluation.rows if row["method"] == "PULSE"}
@@ -160,7 +151,7 @@ def cards(evaluation: Evaluation, by_input: list[list[Result]]) -> Iterator[Card
                 continue
             try:
                 HR = read_picture(result.place)
-            except PictureError:  # gone since it was measured
+            except UserError:  # gone since it was measured
                 continue
             HR.thumbnail((CARD, CARD), Image.Resampling.LANCZOS)
             record = read_record(result.place.with_suffix(".json")) or {}
@@ -227,13 +218,13 @@ def main() -> int:
     problems = Problems()
     evaluation, by_input = evaluate(args, problems)
     for line in problems.lines():
-        print(line, file=sys.stderr)
+        tell(line, file=sys.stderr)
     if not evaluation.rows:
-        print("no result could be evaluated", file=sys.stderr)
+        tell("no result could be evaluated", file=sys.stderr)
         return SOME_REFUSED
     groups = tables.by_group(evaluation.rows)
     document = {
-        "title": f"{shown(args.runs)}: {tables.what_was_evaluated(evaluation.rows)}",
+        "title": f"{args.runs}: {tables.what_was_evaluated(evaluation.rows)}",
         "table": tables.summary(evaluation.rows, evaluation.diversity),
         "groups": groups,
         "notes": [
@@ -255,12 +246,12 @@ def main() -> int:
     try:
         write_files(args, evaluation, by_input, document)
     except OSError as error:
-        name = shown(error.filename or "a file")
-        print(f"evaluate.py: error: {name} cannot be written ({error.strerror})", file=sys.stderr)
+        name = error.filename or "a file"
+        tell(f"evaluate.py: error: {name} cannot be written ({error.strerror})", file=sys.stderr)
         return SOME_REFUSED
     for flag in WRITTEN:
         if path := getattr(args, flag):
-            print(f"{flag}: {shown(path)}")
+            tell(f"{flag}: {path}")
     return SOME_REFUSED if problems.names else OK
 
 

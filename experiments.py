@@ -27,18 +27,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.command import (
-    OK,
-    SOME_REFUSED,
-    Parser,
-    Progress,
-    Unusable,
-    count,
-    pictures_in,
-    require_folder_writable,
-    run_command,
-    shown,
-)
+from cli.command import OK, SOME_REFUSED, Parser, run_command
+from cli.errors import UserError
+from cli.progress import Progress, count, tell
+from safe_files import require_folder_writable
 from search_settings import require_positive, require_seed
 
 if TYPE_CHECKING:  # what they import takes seconds, and -h must not wait for it
@@ -76,34 +68,33 @@ def parser() -> Parser:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raises: Unusable for what no experiment could be made with."""
-    try:
-        require_seed(args.seed)
-        require_positive("batch_size", args.batch_size)
-        if args.processes is not None:
-            require_positive("processes", args.processes)
-    except ValueError as error:
-        raise Unusable(str(error)) from None
+    """Raises: UserError for what no experiment could be made with."""
+    require_seed(args.seed)
+    require_positive("batch_size", args.batch_size)
+    if args.processes is not None:
+        require_positive("processes", args.processes)
+    from imaging.pictures import pictures_in
+
     pictures_in(args.input_dir, "-input_dir", "small pictures of faces")
     read = {args.input_dir.resolve()}
     if args.hr_dir is not None:
         pictures_in(args.hr_dir, "-hr_dir", "the photographs that the LR were made of")
         read.add(args.hr_dir.resolve())
     if args.output_dir.resolve() in read:
-        told = f"-output_dir {shown(args.output_dir)}"
-        raise Unusable(f"{told} is where the pictures are: give another folder")
+        told = f"-output_dir {args.output_dir}"
+        raise UserError(f"{told} is where the pictures are: give another folder")
     require_folder_writable(args.output_dir, "-output_dir")
 
 
 def choose(args: argparse.Namespace) -> list[Experiment]:
-    """What is to be run. Raises: Unusable where the generator cannot be had, or for a name that no
+    """What is to be run. Raises: UserError where the generator cannot be had, or for a name that no
     experiment has.
     """
     from evaluation.ablation import experiments
-    from loading import load_model
+    from PULSE import PULSE
 
     # Loaded here once, so that what is wrong with it is told once, and a download is made once.
-    model = load_model(args.generator, args.device, args.cache_dir, "auto", None, not args.quiet)
+    model = PULSE(args.generator, args.device, args.cache_dir, "auto", None, not args.quiet)
     args.device = str(model.generator.mean.device)
     if args.processes is None:
         args.processes = os.cpu_count() or 1 if args.device == "cpu" else 1
@@ -114,7 +105,7 @@ def choose(args: argparse.Namespace) -> list[Experiment]:
     for name in args.only:
         if name not in names:
             need = "" if args.hr_dir else " (those of robustness need -hr_dir)"
-            raise Unusable(f"-only {shown(name)} is unknown: use {', '.join(names)}{need}")
+            raise UserError(f"-only {name} is unknown: use {', '.join(names)}{need}")
     return [experiment for experiment in found if experiment.name in args.only]
 
 
@@ -128,7 +119,7 @@ def degrade(
 ) -> None:
     """Make the degraded LR, of so many pixels a side, by align_face.py.
 
-    Raises: Unusable where that fails, or where the photographs are not those of the LR.
+    Raises: UserError where that fails, or where the photographs are not those of the LR.
     """
     from evaluation.ablation import require_same
     from evaluation.results import PictureFolder
@@ -136,10 +127,10 @@ def degrade(
 
     def ended(task: Task) -> None:
         if task.failure:
-            raise Unusable(f"the LR of {task.name} cannot be made: {task.failure}")
+            raise UserError(f"the LR of {task.name} cannot be made: {task.failure}")
         if task.refused:  # those of another seed may lie there
-            reason = f"{task.said(0)} (all that was said is in {shown(task.log)})"
-            raise Unusable(f"some LR of {task.name} cannot be made: {reason}")
+            reason = f"{task.said(0)} (all that was said is in {task.log})"
+            raise UserError(f"some LR of {task.name} cannot be made: {reason}")
 
     tasks = []
     for kind in ("", *(experiment.degrade for experiment in chosen if experiment.degrade)):
@@ -150,10 +141,7 @@ def degrade(
         words = ["align_face.py", *map(str, words)]
         tasks.append(Task(folder.name, words, Path(f"{folder}.log")))
     run_all(tasks, args.processes, ended)
-    try:
-        require_same(lr, PictureFolder(lr_folder(args, ""), "-hr_dir"))
-    except ValueError as error:
-        raise Unusable(str(error)) from None
+    require_same(lr, PictureFolder(lr_folder(args, ""), "-hr_dir"))
 
 
 def searches(args: argparse.Namespace, chosen: list[Experiment]) -> list[Task]:
@@ -209,14 +197,14 @@ def run_and_measure(
         problems, sentences = Problems(), []
         row = None if task.failure else measured(task, problems)
         if row is None:
-            sentences.append(f"left out: {task.failure or f'no results, see {shown(task.log)}'}")
+            sentences.append(f"left out: {task.failure or f'no results, see {task.log}'}")
         else:
             rows[task.name] = row
             share = row["within_eps"]
             told = f"{share['within']} of {share['of']} within eps, mean L2 {row['l2']:.5f}"
             progress.say(f"{task.name}: {told}")
             if task.refused:
-                sentences.append(f"some pictures were refused, see {shown(task.log)}")
+                sentences.append(f"some pictures were refused, see {task.log}")
         for sentence in [*sentences, *problems.lines()]:
             wrong.append(f"{task.name}: {sentence}")
             progress.error(wrong[-1])
@@ -243,7 +231,7 @@ def how_measured(args: argparse.Namespace) -> str:
     machine = torch.cuda.get_device_name(args.device) if on_cuda else processor()
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return (
-        f"Measured on {datetime.date.today()} by `python {shown(command)}`, "
+        f"Measured on {datetime.date.today()} by `python {command}`, "
         f"{args.processes} at a time with one thread each, on {machine}, PyTorch "
         f"{torch.__version__}."
     )
@@ -278,7 +266,7 @@ def write_all(args: argparse.Namespace, rows: list[dict], side: int) -> list[Pat
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise
-        print("no plots: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
+        tell("no plots: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
         return files
     for name, figure in plots.plots(rows, of_what).items():
         files.append(args.output_dir / f"{name}.png")
@@ -297,23 +285,20 @@ def main() -> int:
 
     torch.set_num_threads(1)  # the searches need the cores
     lr = PictureFolder(args.input_dir, "-input_dir")
-    try:
-        side = side_of(lr)
-    except ValueError as error:
-        raise Unusable(str(error)) from None
+    side = side_of(lr)
     chosen = choose(args)
     try:
         if any(experiment.degrade for experiment in chosen):
             degrade(args, chosen, lr, side)
         rows, wrong = run_and_measure(args, chosen, lr)
         if not rows:
-            print("experiments.py: error: no experiment has a result", file=sys.stderr)
+            tell("experiments.py: error: no experiment has a result", file=sys.stderr)
             return SOME_REFUSED
         files = write_all(args, rows, side)
     except OSError as error:
-        name = shown(error.filename or args.output_dir)
-        raise Unusable(f"{name} cannot be written ({error.strerror}): make room there") from None
-    print(f"Written: {', '.join(shown(file) for file in files)}")
+        name = error.filename or args.output_dir
+        raise UserError(f"{name} cannot be written ({error.strerror}): make room there") from None
+    tell(f"Written: {', '.join(map(str, files))}")
     return SOME_REFUSED if wrong else OK
 
 

@@ -24,19 +24,11 @@ import sys
 import time
 from pathlib import Path
 
-from cli.command import (
-    OK,
-    SOME_REFUSED,
-    Parser,
-    Unusable,
-    count,
-    pictures_in,
-    require_folder_writable,
-    run_command,
-    shown,
-    some,
-)
+from cli.command import OK, SOME_REFUSED, Parser, run_command
+from cli.errors import UserError
+from cli.progress import count, some, tell
 from runner.distributed import is_first
+from safe_files import require_folder_writable
 from search_settings import COMPILE, PRECISIONS, Settings, require_positive, require_seed
 
 MAX_THREADS = 1024  # far more than pay; PyTorch dies of what the system cannot start
@@ -152,25 +144,22 @@ def read_arguments() -> tuple[argparse.Namespace, Settings]:
         require_positive("batch_size", args.batch_size)
         require_positive("duplicates", args.duplicates)
         if args.retries < 0:
-            raise ValueError(f"retries must be 0 or more, not {args.retries}")
+            raise UserError(f"retries must be 0 or more, not {args.retries}")
         if args.threads is not None:
             require_positive("threads", args.threads)
             if args.threads > MAX_THREADS:
-                raise ValueError(f"threads must be at most {MAX_THREADS}, not {args.threads}")
+                raise UserError(f"threads must be at most {MAX_THREADS}, not {args.threads}")
         if args.seed is not None:
             require_seed(args.seed)
             require_seed(args.seed + args.duplicates - 1)
-    except ValueError as error:
+    except UserError as error:
         flags.error(str(error))
     if args.device.split(":")[0] not in ("auto", "cuda", "mps", "cpu"):
         flags.error(f"device {args.device!r} is unknown: use auto, cuda, mps or cpu")
     if args.animation:
         from imaging.animation import require_encoder
 
-        try:
-            require_encoder(args.animation)
-        except ValueError as error:
-            raise Unusable(error) from None
+        require_encoder(args.animation)
     if args.generator is None and not args.render:
         args.generator = "ffhq"
     return args, settings
@@ -179,22 +168,22 @@ def read_arguments() -> tuple[argparse.Namespace, Settings]:
 def find_pictures(args: argparse.Namespace) -> list[Path]:
     """The LR pictures, without photographs whose aligned faces lie beside them.
 
-    Raises: Unusable where there is none, or where the results cannot go.
+    Raises: UserError where there is none, or where the results cannot go.
     """
-    from imaging.pictures import aligned_sources
+    from imaging.pictures import aligned_sources, pictures_in
 
     pictures, others = pictures_in(args.input_dir, "-input_dir", "small pictures of faces")
     sources = aligned_sources(pictures)
     if is_first() and not args.quiet:
         if others:
-            print(f"passed over, no pictures: {some(others)}", file=sys.stderr)
+            tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
         if sources:
-            print(f"passed over, aligned faces lie beside them: {some(sources)}", file=sys.stderr)
+            tell(f"passed over, aligned faces lie beside them: {some(sources)}", file=sys.stderr)
     pictures = [picture for picture in pictures if picture.name not in sources]
     folder = args.input_dir if args.input_dir.is_dir() else args.input_dir.parent
     if folder.resolve() == args.output_dir.resolve():
-        raise Unusable(
-            f"-output_dir {shown(args.output_dir)} is where the inputs are, and results have "
+        raise UserError(
+            f"-output_dir {args.output_dir} is where the inputs are, and results have "
             f"their names: give another folder"
         )
     require_folder_writable(args.output_dir, "-output_dir")
@@ -209,19 +198,19 @@ def summarise(args: argparse.Namespace, reports: list, seconds: float) -> int:
     failures = sorted({report.failure for report in reports if report.failure})
     for picture, reason in refused.items():
         if picture not in reports[0].refused:  # another process met it, and said nothing
-            print(f"refused: {shown(picture)}: {reason}", file=sys.stderr)
+            tell(f"refused: {picture}: {reason}", file=sys.stderr)
     for failure in failures:
-        print(f"run.py: error: {failure}", file=sys.stderr)
-    print(
+        tell(f"run.py: error: {failure}", file=sys.stderr)
+    tell(
         f"{count(within + len(outside), 'face')} made: {within} within eps {args.eps:g}, "
         f"{len(outside)} outside; {count(len(refused), 'picture')} refused; {seconds:.1f} s"
     )
     if reports[0].kept:
-        print(f"{count(reports[0].kept, 'result')} kept from before (-overwrite makes them anew)")
+        tell(f"{count(reports[0].kept, 'result')} kept from before (-overwrite makes them anew)")
     if outside:
-        kept = "not written" if args.strict else f"in {shown(args.output_dir / 'outside_eps')}"
-        print(f"Outside eps, {kept}: {some(outside)}.\n{ADVICE}")
-    print(f"Pictures: {shown(args.output_dir)}, listed in results.csv")
+        kept = "not written" if args.strict else f"in {args.output_dir / 'outside_eps'}"
+        tell(f"Outside eps, {kept}: {some(outside)}.", ADVICE)
+    tell(f"Pictures: {args.output_dir}, listed in results.csv")
     return SOME_REFUSED if refused or failures or (args.strict and outside) else OK
 
 
@@ -230,15 +219,15 @@ def summary_only(args: argparse.Namespace) -> int:
     from runner.records import write_summary
 
     if not args.output_dir.is_dir():
-        raise Unusable(f"-output_dir {shown(args.output_dir)} is no folder: name one with results")
+        raise UserError(f"-output_dir {args.output_dir} is no folder: name one with results")
     try:
         path, records = write_summary(args.output_dir)
     except OSError as error:
-        raise Unusable(
-            f"{shown(args.output_dir / 'results.csv')} cannot be written ({error.strerror})"
+        raise UserError(
+            f"{args.output_dir / 'results.csv'} cannot be written ({error.strerror})"
         ) from None
     within = sum(bool(record["within_eps"]) for record in records)
-    print(f"{count(len(records), 'result')}, {within} within eps: {shown(path)}")
+    tell(f"{count(len(records), 'result')}, {within} within eps: {path}")
     return OK
 
 
@@ -293,10 +282,10 @@ def main() -> int:
                 if str(picture) not in refused and any(job.existing() for job in jobs):
                     sheet = write_sheet(jobs)
                     if not args.quiet:
-                        print(f"sheet: {shown(sheet)}")
+                        tell(f"sheet: {sheet}")
         except OSError as error:
             reports[0].failure = reports[0].failure or (
-                f"{shown(error.filename or args.output_dir)} cannot be written ({error.strerror})"
+                f"{error.filename or args.output_dir} cannot be written ({error.strerror})"
             )
         return summarise(args, reports, time.monotonic() - started)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from cli.errors import UserError
 
 
 @contextlib.contextmanager
@@ -33,3 +36,21 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def require_folder_writable(folder: Path, flag: str) -> None:
+    """Prove that files can be written in `folder`, or that it can be made; leaves nothing behind.
+
+    Raises: UserError, naming the flag, the folder and the reason.
+    """
+    there = folder.absolute()
+    while not (there.exists() or there.is_symlink()):
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):  # without a name, where the system can
+            pass
+    except OSError as error:
+        reason = f"{there} is no folder" if not there.is_dir() else error.strerror
+        raise UserError(
+            f"{flag} {folder} cannot be written ({reason}): give another folder"
+        ) from None

@@ -10,6 +10,8 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
+from cli.errors import UserError
+
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")
 NOISE_TYPES = ("zero", "fixed", "trainable")
 OPTIMISERS = ("sgd", "adam", "sgdm", "adamax")
@@ -26,7 +28,7 @@ _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 def parse_loss(loss_str: str) -> list[tuple[float, str]]:
     """`"100*L2+0.05*GEOCROSS"` → `[(100.0, "L2"), (0.05, "GEOCROSS")]`.
 
-    Raises: ValueError where the string is not a sum of weight*TERM with finite weights and the
+    Raises: UserError where the string is not a sum of weight*TERM with finite weights and the
     terms of LOSS_TERMS.
     """
     summand = re.compile(rf"\s*({_NUMBER})\s*\*\s*(\w+)\s*(\+|$)", re.ASCII)
@@ -34,15 +36,15 @@ def parse_loss(loss_str: str) -> list[tuple[float, str]]:
     while joint == "+" and (match := summand.match(loss_str, position)):
         weight, term = float(match[1]), match[2]
         if term not in LOSS_TERMS:
-            raise ValueError(
+            raise UserError(
                 f"loss_str {loss_str!r} has the unknown term {term!r}: use {', '.join(LOSS_TERMS)}"
             )
         if not math.isfinite(weight):
-            raise ValueError(f"loss_str {loss_str!r} has a weight that is not finite: {match[1]}")
+            raise UserError(f"loss_str {loss_str!r} has a weight that is not finite: {match[1]}")
         terms.append((weight, term))
         position, joint = match.end(), match[3]
     if joint == "+":
-        raise ValueError(
+        raise UserError(
             f"loss_str {loss_str!r} is not a sum of weight*TERM: write it as 100*L2+0.05*GEOCROSS"
         )
     return terms
@@ -108,7 +110,7 @@ class Settings:
     )
 
     def check(self) -> None:
-        """Raises: ValueError, one sentence, for the first setting that no generator could be
+        """Raises: UserError, one sentence, for the first setting that no generator could be
         searched with.
         """
         parse_loss(self.loss_str)
@@ -118,17 +120,17 @@ class Settings:
             ("lr_schedule", LR_SCHEDULES),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(
+                raise UserError(
                     f"{name} {getattr(self, name)!r} is unknown: use {', '.join(known)}"
                 )
         for name in ("eps", "learning_rate"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a number above 0, not {value}")
+                raise UserError(f"{name} must be a number above 0, not {value}")
         require_positive("steps", self.steps)
         number = self.num_trainable_noise_layers
         if number is not None and (not isinstance(number, int) or number < 0):
-            raise ValueError(f"num_trainable_noise_layers must be 0 or more, not {number}")
+            raise UserError(f"num_trainable_noise_layers must be 0 or more, not {number}")
         self._bad_layers()
 
     def _bad_layers(self) -> list[int] | None:
@@ -136,7 +138,7 @@ class Settings:
             return None
         text = self.bad_noise_layers.strip()
         if text and not re.fullmatch(r"\d+(\.\d+)*", text, re.ASCII):
-            raise ValueError(
+            raise UserError(
                 f"bad_noise_layers {text!r} is not a list of layer numbers: write for example 16.17"
             )
         return [int(number) for number in text.split(".")] if text else []
@@ -144,7 +146,7 @@ class Settings:
     def resolved(self, num_layers: int) -> Settings:
         """The same settings for a generator of so many layers: what was left to it filled in.
 
-        A default is cut to the layers that there are. Raises: ValueError for a number that was
+        A default is cut to the layers that there are. Raises: UserError for a number that was
         given and that the generator lacks.
         """
         bad, trainable = self._bad_layers(), self.num_trainable_noise_layers
@@ -152,14 +154,14 @@ class Settings:
             layer = int(DEFAULT_BAD_NOISE_LAYERS)
             bad = [layer] if layer < num_layers else []
         elif too_high := [layer for layer in bad if layer >= num_layers]:
-            raise ValueError(
+            raise UserError(
                 f"bad_noise_layers names layer {too_high[0]}, but the generator has "
                 f"{num_layers} layers, 0 to {num_layers - 1}"
             )
         if trainable is None:
             trainable = min(DEFAULT_TRAINABLE_NOISE_LAYERS, num_layers)
         elif trainable > num_layers:
-            raise ValueError(
+            raise UserError(
                 f"num_trainable_noise_layers is {trainable}, but the generator has {num_layers} "
                 f"layers"
             )
@@ -172,7 +174,7 @@ class Settings:
     def noise_roles(self, num_layers: int) -> list[str]:
         """`zero`, `fixed` or `trainable` for each noise layer 0 … num_layers − 1.
 
-        Raises: ValueError as `resolved` does.
+        Raises: UserError as `resolved` does.
         """
         whole = self.resolved(num_layers)
         bad, trainable = whole._bad_layers(), whole.num_trainable_noise_layers
@@ -186,12 +188,12 @@ class Settings:
 
 
 def require_positive(name: str, value: int) -> None:
-    """Raises: ValueError unless `value` is a whole number of at least 1."""
+    """Raises: UserError unless `value` is a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+        raise UserError(f"{name} must be a whole number of at least 1, not {value}")
 
 
 def require_seed(seed: int) -> None:
-    """Raises: ValueError unless 0 ≤ seed < 2^63."""
+    """Raises: UserError unless 0 ≤ seed < 2^63."""
     if not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed}")
+        raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cli.command import OK, SOME_REFUSED, shown
+from cli.command import OK, SOME_REFUSED
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 30.0  # seconds that a process which was asked to end may take
@@ -58,13 +58,13 @@ class Task:
             return ""
         if status < 0:
             return f"it was killed by signal {-status}: give the same command again"
-        return f"{self.said(-1)} (all that it said is in {shown(self.log)})"
+        return f"{self.said(-1)} (all that it said is in {self.log})"
 
     def said(self, number: int) -> str:
         """A line of its log: 0 is the first, -1 the last."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
-        return shown(lines[number])
+        return lines[number]
 
 
 def run_all(

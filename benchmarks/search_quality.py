@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli.command import Progress
+from cli.progress import Progress
 from fast.choose import choose_threads, has_bfloat16
 from PULSE import PULSE
 from search_settings import Settings

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from cli.command import some
+from cli.errors import UserError
+from cli.progress import some
 from evaluation import metrics, tables
 from evaluation.per_image import Evaluation
 from evaluation.results import PictureFolder, Problems, read_results
-from imaging.pictures import PictureError
 from search_settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 
 DEFAULTS = "defaults"
@@ -134,19 +134,19 @@ def _damage(names: set[str], lr: PictureFolder, clean: PictureFolder) -> float |
 
 
 def side_of(lr: PictureFolder) -> int:
-    """The side of all LR in pixels. Raises: ValueError, one sentence, where they differ."""
+    """The side of all LR in pixels. Raises: UserError, one sentence, where they differ."""
     sides = set()
     for name in lr.by_name:
-        with suppress(PictureError):  # run.py names it
+        with suppress(UserError):  # run.py names it
             sides.add(lr.read(name).width)
     if len(sides) != 1:
         there = f"there are {', '.join(map(str, sorted(sides)))}" if sides else "none can be read"
-        raise ValueError(f"{lr.told}: all pictures must have one size, but {there}: sort them")
+        raise UserError(f"{lr.told}: all pictures must have one size, but {there}: sort them")
     return sides.pop()
 
 
 def require_same(lr: PictureFolder, others: PictureFolder) -> None:
-    """Raises: ValueError, one sentence, where pictures of `lr` are missing from `others` or have
+    """Raises: UserError, one sentence, where pictures of `lr` are missing from `others` or have
     other pixels there.
     """
     strange = []
@@ -154,11 +154,11 @@ def require_same(lr: PictureFolder, others: PictureFolder) -> None:
         try:
             if lr.read(name).tobytes() == others.read(name).tobytes():
                 continue
-        except PictureError:
+        except UserError:
             pass
         strange.append(name)
     if strange:
-        raise ValueError(
+        raise UserError(
             f"{lr.told}: {some(strange)}: not what align_face.py -mode resize makes of a "
             f"photograph in -hr_dir: make the LR so, or leave -hr_dir out"
         )

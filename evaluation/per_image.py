@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from PIL import Image
 
+from cli.errors import UserError
 from evaluation import metrics
 from evaluation.results import FROM_RECORD, PictureFolder, Problems, Result
-from imaging.pictures import PictureError, read_picture
+from imaging.pictures import read_picture
 from runner.records import pixels_sha256
 
 CHANGED = (
@@ -61,7 +62,7 @@ class Evaluation:
         for result in results:
             try:
                 pictures.append((result, read_picture(result.place)))
-            except PictureError as error:
+            except UserError as error:
                 self.problems.add(f"left out, {error}", result.place.name)
         if not pictures:
             return
@@ -118,8 +119,8 @@ class Evaluation:
             picture = folder.read(name)
             if size is not None and picture.size != size:
                 here, there = (f"{width}×{height}" for width, height in (picture.size, size))
-                raise PictureError(f"it is {here}, and must be {there}: align_face.py -output_size")
-        except PictureError as error:
+                raise UserError(f"it is {here}, and must be {there}: align_face.py -output_size")
+        except UserError as error:
             self.problems.add(f"{folder.told}: {error}", name)
             return None
         return picture

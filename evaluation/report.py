@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from cli.command import shown
+from cli.errors import escaped
 from runner.records import IMAGINARY, VERSION, XMP
 from safe_files import atomic_write
 
@@ -104,7 +104,7 @@ def _policy(page: str) -> str:
 
 def _text(text: str) -> str:
     """Any text, also what file names may hold, as content or quoted attribute."""
-    return html.escape(shown(text))
+    return html.escape(escaped(text))
 
 
 def _table(heading: str, table: list[list[str]]) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from cli.command import Unusable, pictures_in, shown, some
-from imaging.pictures import PictureError, read_picture, storable
+from cli.errors import UserError, escaped
+from cli.progress import some
+from imaging.pictures import pictures_in, read_picture, storable
 from runner.records import read_record
 
 NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"
@@ -34,7 +35,7 @@ class Problems:
 
     def lines(self) -> list[str]:
         """One sentence each."""
-        return [f"{some(names)}: {shown(reason)}" for reason, names in self.names.items()]
+        return [f"{some(names)}: {reason}" for reason, names in self.names.items()]
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
     """Input's file name → group, from a CSV file with the columns file and group.
 
     A file may be given by its name or without the suffix; folders before it do not count.
-    Raises: Unusable where the file cannot be read or lacks the columns.
+    Raises: UserError where the file cannot be read or lacks the columns.
     """
     by_name: dict[str, list[str]] = {}
     for name in inputs:
@@ -123,13 +124,13 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
             lines = csv.DictReader(file)
             lines.fieldnames = [name.strip().lower() for name in lines.fieldnames or []]
             if not {"file", "group"} <= set(lines.fieldnames):
-                raise Unusable(
-                    f"-groups {shown(path)} lacks the columns: its first line must be file,group"
+                raise UserError(
+                    f"-groups {path} lacks the columns: its first line must be file,group"
                 )
             for line in lines:
                 file_name = (line["file"] or "").strip()
                 name = file_name.replace("\\", "/").rsplit("/")[-1]
-                group = shown((line["group"] or "").strip())
+                group = escaped((line["group"] or "").strip())
                 if not name or not group:
                     reason = f"has no file or no group in -groups {path.name}: give it both"
                     problems.add(reason, file_name or f"line {lines.line_num}")
@@ -144,7 +145,7 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
                         problems.add(reason, each)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or "it is no CSV file in UTF-8"
-        raise Unusable(f"-groups {shown(path)} cannot be read ({why})") from None
+        raise UserError(f"-groups {path} cannot be read ({why})") from None
     for name in sorted(inputs - groups.keys()):
         problems.add(f"not in -groups {path.name}: left out of the groups, add a line of it", name)
     return groups
@@ -153,11 +154,11 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
 class PictureFolder:
     """Pictures that belong to LR inputs: of the same name or, where that is missing, the same stem.
 
-    Raises: Unusable, naming the flag, where the folder cannot be listed.
+    Raises: UserError, naming the flag, where the folder cannot be listed.
     """
 
     def __init__(self, folder: Path, flag: str):
-        self.told = f"{flag} {shown(folder)}"
+        self.told = f"{flag} {folder}"
         pictures, _ = pictures_in(folder, flag, "the pictures", may_be_empty=True)
         self.by_name = {storable(picture.name): picture for picture in pictures}
         self.by_stem: dict[str, list[Path]] = {}
@@ -165,11 +166,11 @@ class PictureFolder:
             self.by_stem.setdefault(storable(picture.stem), []).append(picture)
 
     def read(self, name: str) -> Image.Image:
-        """Raises: PictureError, one sentence."""
+        """Raises: UserError, one sentence."""
         alike = self.by_stem.get(Path(name).stem, [])
         if name not in self.by_name and len(alike) > 1:
-            raise PictureError(f"several pictures have its name: keep one of {some(alike)}")
+            raise UserError(f"several pictures have its name: keep one of {some(alike)}")
         path = self.by_name.get(name) or next(iter(alike), None)
         if path is None:
-            raise PictureError("no picture has its name: put it there under that name")
+            raise UserError("no picture has its name: put it there under that name")
         return read_picture(path)

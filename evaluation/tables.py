@@ -16,7 +16,7 @@ import math
 from dataclasses import asdict
 from statistics import fmean
 
-from cli.command import count
+from cli.progress import count
 from evaluation import intervals, metrics
 from evaluation.per_image import COLUMNS
 from runner.records import spreadsheet_cell

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from cli.errors import UserError
 from fast.synthesis import FastSynthesis, Kernels, TorchKernels
 from search_settings import COMPILE, PRECISIONS
 from stylegan import G_synthesis
@@ -43,13 +44,13 @@ def choose_precision(name: str | None, device: torch.device) -> str:
     allowed, else `float32`.
 
     tf32 does not exist beside CUDA, and bfloat16 on a CPU only where it has instructions for it:
-    float32 is used there, and a line says so. Raises: ValueError for an unknown name.
+    float32 is used there, and a line says so. Raises: UserError for an unknown name.
     """
     cuda = device.type == "cuda"
     if name is None:
         return "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "float32"
     if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r} is unknown: use {', '.join(PRECISIONS)}")
+        raise UserError(f"precision {name!r} is unknown: use {', '.join(PRECISIONS)}")
     if name == "tf32" and not cuda:
         log.warning("precision tf32 exists on CUDA only: float32 is used")
         return "float32"
@@ -104,15 +105,15 @@ def keep_freed_memory() -> None:
 
 
 def require_compile(name: str) -> None:
-    """Raises: ValueError unless it is one of COMPILE."""
+    """Raises: UserError unless it is one of COMPILE."""
     if name not in COMPILE:
-        raise ValueError(f"compile {name!r} is unknown: use {', '.join(COMPILE)}")
+        raise UserError(f"compile {name!r} is unknown: use {', '.join(COMPILE)}")
 
 
 class Accelerator:
     """The fast forms of one synthesis network, made when first asked for.
 
-    synthesis: on its device already. Raises: ValueError for an unknown `compile` or `precision`.
+    synthesis: on its device already. Raises: UserError for an unknown `compile` or `precision`.
     """
 
     def __init__(

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-from drive import DownloadError, RemoteFile, Source, find_cached, open_url
-from generators.formats import FormatError, Networks, read_mapping, read_networks
+from cli.errors import UserError
+from cli.progress import tell
+from drive import RemoteFile, Source, find_cached, open_url
+from generators.formats import Networks, read_mapping, read_networks
 from safe_files import atomic_write
 from stylegan import G_mapping, G_synthesis
 
@@ -65,9 +67,8 @@ def load_ffhq(cache_dir: Path, progress: bool = True) -> Networks:
     """The FFHQ networks from the cache, or else from the first source that gives them.
 
     What worked is remembered in the cache and tried first should the files be gone. progress:
-    tell of downloads on stderr. Raises: DownloadError with all that a user needs to help himself;
-    FormatError or DownloadError for a file in the cache that is damaged: nothing is fetched over
-    it.
+    tell of downloads on stderr. Raises: UserError with all that a user needs to help himself, or
+    for a file in the cache that is damaged: nothing is fetched over it.
     """
     for files in ways():
         found = [find_cached(file, cache_dir) for file in files]
@@ -88,8 +89,8 @@ def load_ffhq(cache_dir: Path, progress: bool = True) -> Networks:
                 )
                 for file in files
             ]
-        except DownloadError as error:
-            reasons.append(str(error))
+        except UserError as error:
+            reasons += error.lines
             continue
         with atomic_write(remembered) as note:
             note.write(f"{files[0].name}\n".encode())
@@ -97,14 +98,13 @@ def load_ffhq(cache_dir: Path, progress: bool = True) -> Networks:
     by_hand = (
         "\n".join(f"  {file.name}\n      from {_page(file)}" for file in files) for files in ways()
     )
-    raise DownloadError(
-        HELP.format(
-            reasons="\n".join(reasons),
-            ways="\n  or\n".join(by_hand),
-            cache=f"{cache_dir}{os.sep}",
-            blob=SYNTHESIS.git_blob_sha1,
-        )
+    text = HELP.format(
+        reasons="\n".join(reasons),
+        ways="\n  or\n".join(by_hand),
+        cache=f"{cache_dir}{os.sep}",
+        blob=SYNTHESIS.git_blob_sha1,
     )
+    raise UserError(*text.splitlines())
 
 
 def _page(file: RemoteFile) -> str:
@@ -131,22 +131,22 @@ def _check(file: RemoteFile) -> Callable[[Path], None]:
 
 
 def _require(part: str, network, network_class, path: Path) -> None:
-    """Raises: FormatError naming the first key in which a network is not that of FFHQ at 1024."""
+    """Raises: UserError naming the first key in which a network is not that of FFHQ at 1024."""
     if network is None:
-        raise FormatError(f"{path} has no {part} network")
+        raise UserError(f"{path} has no {part} network")
     with torch.device("meta"):
         wanted = network_class().state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     for key, tensor in wanted.items():
         if shapes.get(key) != tuple(tensor.shape):
-            raise FormatError(
+            raise UserError(
                 f"{path} is not the FFHQ generator of 1024 pixels: {part} {key} is "
                 f"{shapes.get(key, 'missing')}, not {tuple(tensor.shape)}"
             )
 
 
 def _read(files: tuple[RemoteFile, ...], paths: list[Path]) -> Networks:
-    """The networks of whole files. Raises: FormatError where a file is not what it was."""
+    """The networks of whole files. Raises: UserError where a file is not what it was."""
     for file, path in zip(files, paths, strict=True):
         if not (file.sha256 or file.git_blob_sha1):
             _hold_against_first_load(path)
@@ -159,16 +159,16 @@ def _read(files: tuple[RemoteFile, ...], paths: list[Path]) -> Networks:
 def _hold_against_first_load(path: Path) -> None:
     """Where no checksum is public, that of the first good file is printed, kept, and holds.
 
-    Raises: FormatError where the file has changed since.
+    Raises: UserError where the file has changed since.
     """
     kept = path.with_name(path.name + ".sha256")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not kept.is_file():
-        print(f"SHA-256 of {path}: {digest}", file=sys.stderr)
+        tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
         with atomic_write(kept) as file:
             file.write(f"{digest}  {path.name}\n".encode())
     elif kept.read_text().split()[:1] != [digest]:
-        raise FormatError(
+        raise UserError(
             f"{path} has changed since it was first loaded (its SHA-256 is no longer that in "
             f"{kept.name}): delete both, then run again"
         )

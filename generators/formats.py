@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli.command import shown
+from cli.errors import UserError
 from generators import genforce, nvidia
 from generators.genforce import without_module
 from stylegan import Blur, G_mapping, G_synthesis
@@ -26,15 +26,6 @@ FORMAT = "pulse-generator-1"
 # How a file begins that torch.save wrote before PyTorch 1.6: a pickle of its magic number.
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 State = dict[str, Tensor]
-
-
-class FormatError(ValueError):
-    """A file that holds no generator that can be used; the message is one sentence that names the
-    file, whatever the file made it quote.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(shown(message if len(message) < 1000 else f"{message[:1000]} …"))
 
 
 @dataclass
@@ -54,7 +45,7 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
     """The networks of a file, or of a folder or pair in PULSE's format, strictly loaded.
 
     The mapping of a `synthesis.pt` is `mapping_path`, or else what lies beside it. Raises:
-    FormatError, one sentence, for what is no such file, is damaged, or does not fit: then naming
+    UserError, one sentence, for what is no such file, is damaged, or does not fit: then naming
     the first key that differs.
     """
     path = Path(path)
@@ -65,15 +56,15 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
             networks = _from_nvidia(path)
         else:
             networks = _from_dict(_load(path), path, mapping_path)
-    except FormatError:
+    except UserError:
         raise
     except OSError as error:
-        raise FormatError(f"{path} cannot be opened ({error.strerror}): give another") from None
+        raise UserError(f"{path} cannot be opened ({error.strerror}): give another") from None
     except Exception as error:  # a stranger's file may hold anything in any place
-        raise FormatError(f"{path} is damaged, or no generator ({error}): fetch it again") from None
+        raise UserError(f"{path} is damaged, or no generator ({error}): fetch it again") from None
     width = networks.synthesis.dlatent_size
     if networks.mapping is not None and networks.mapping.dlatent_size != width:
-        raise FormatError(
+        raise UserError(
             f"{path} takes latents of {width} numbers, but its mapping network makes "
             f"{networks.mapping.dlatent_size}: they do not belong together"
         )
@@ -94,7 +85,7 @@ def _from_dict(content: dict, path: Path, mapping_path: Path | None) -> Networks
             )
     except ValueError as error:
         words = str(error)
-        raise FormatError(words if isinstance(error, FormatError) else f"{path} {words}") from None
+        raise UserError(words if isinstance(error, UserError) else f"{path} {words}") from None
     content = without_module(content)
     if any(key.startswith("g_synthesis.") for key in content):
         return _from_lernapparat(content, path)
@@ -103,10 +94,10 @@ def _from_dict(content: dict, path: Path, mapping_path: Path | None) -> Networks
         mapping = None if mapping_path is None else read_mapping(mapping_path)
         return Networks(build_synthesis(content, path), mapping, origin="PULSE")
     if "dense0.weight" in content:
-        raise FormatError(
+        raise UserError(
             f"{path} holds a mapping network: give its synthesis.pt, with the mapping beside it"
         )
-    raise FormatError(
+    raise UserError(
         f"{path} holds no generator in a known format (its first key is "
         f"{next(iter(content), 'none')!r}): give one of those that the README lists"
     )
@@ -123,39 +114,39 @@ def _is_foreign_pickle(path: Path) -> bool:
 
 def _load(path: Path) -> dict:
     if not path.exists():
-        raise FormatError(f"{path} does not exist: give the file of a generator")
+        raise UserError(f"{path} does not exist: give the file of a generator")
     if not path.is_file():
-        raise FormatError(f"{path} is not a file: give the file of a generator")
+        raise UserError(f"{path} is not a file: give the file of a generator")
     try:
         require_uncompressed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other versions
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except FormatError:
+    except UserError:
         raise
     except Exception as error:  # torch.load raises whatever a damaged or hostile file provokes
         if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
-            raise FormatError(
+            raise UserError(
                 f"{path} cannot be read: it asks for {unsafe[1]}, which no generator needs"
             ) from None
         reason = str(error).strip().split("\n")[0][:120]
-        raise FormatError(
+        raise UserError(
             f"{path} cannot be read as PyTorch weights ({reason}): if damaged, fetch it again"
         ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise FormatError(f"{path} holds no dictionary of tensors: give the file of a generator")
+        raise UserError(f"{path} holds no dictionary of tensors: give the file of a generator")
     return content
 
 
 def require_uncompressed(path: Path) -> None:
-    """Raises: FormatError for a zip archive that would fill the memory; torch.save compresses
+    """Raises: UserError for a zip archive that would fill the memory; torch.save compresses
     nothing.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > path.stat().st_size:
-            raise FormatError(
+            raise UserError(
                 f"{path} would unpack to {claimed / 1e6:.0f} MB, more than it has: not opened"
             )
 
@@ -164,7 +155,7 @@ def _from_one_file(content: dict, path: Path) -> Networks:
     config, fit = content.get("config"), content.get("gaussian_fit")
     known = ("resolution", "fmap_base", "fmap_max", "dlatent_size", "fmap_decay")
     if not isinstance(config, dict) or not all(name in config for name in known[:4]):
-        raise FormatError(f"{path} lacks its config: it is no whole {FORMAT} file")
+        raise UserError(f"{path} lacks its config: it is no whole {FORMAT} file")
     config = {name: config[name] for name in known if name in config}
     state = without_module(content.get("synthesis") or {})
     synthesis = load_strictly(G_synthesis, config, state, path)
@@ -176,7 +167,7 @@ def _from_one_file(content: dict, path: Path) -> Networks:
             isinstance(fit.get(name), Tensor) and fit[name].shape == shape
             for name in ("mean", "std")
         ):
-            raise FormatError(f"{path}: its gaussian_fit is not a mean and a std of shape {shape}")
+            raise UserError(f"{path}: its gaussian_fit is not a mean and a std of shape {shape}")
         prior = fit["mean"].float(), fit["std"].float()
     return Networks(
         synthesis,
@@ -209,8 +200,8 @@ def _with_blur(state: State) -> State:
 def _from_nvidia(path: Path) -> Networks:
     try:
         synthesis, mapping, settings = nvidia.states(nvidia.read_network(path))
-    except nvidia.PickleRefused as error:
-        raise FormatError(f"{path} {error}") from None
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
     channels = {
         key: settings[key] for key in ("fmap_base", "fmap_max", "fmap_decay") if key in settings
     }
@@ -235,7 +226,7 @@ def _mapping_beside(path: Path) -> Path | None:
 
 
 def read_mapping(path: Path) -> G_mapping:
-    """The network of a `mapping.pt`. Raises: FormatError."""
+    """The network of a `mapping.pt`. Raises: UserError."""
     return build_mapping(without_module(_load(path)), path)
 
 
@@ -244,7 +235,7 @@ def build_synthesis(state: State, path: Path, **channels) -> G_synthesis:
 
     `channels`: fmap_base, fmap_max and fmap_decay, where the file has them.
 
-    Raises: FormatError.
+    Raises: UserError.
     """
     sizes = {}
     for key, tensor in state.items():
@@ -252,7 +243,7 @@ def build_synthesis(state: State, path: Path, **channels) -> G_synthesis:
             sizes[int(match[1])] = len(tensor)
     style = state.get("blocks.4x4.epi1.style_mod.lin.weight")
     if not sizes or not isinstance(style, Tensor) or style.ndim != 2:
-        raise FormatError(f"{path} holds no whole synthesis network: blocks.4x4 is missing")
+        raise UserError(f"{path} holds no whole synthesis network: blocks.4x4 is missing")
     # channels are min(base / 2^(k-1), max) at 2^k pixels: the largest product is the base, or as
     # good
     base = max(channels * size // 2 for size, channels in sizes.items())
@@ -264,12 +255,12 @@ def build_synthesis(state: State, path: Path, **channels) -> G_synthesis:
 def build_mapping(state: State, path: Path) -> G_mapping:
     """The mapping network whose width and depth the tensors themselves tell, loaded strictly.
 
-    Raises: FormatError.
+    Raises: UserError.
     """
     depth = len([key for key in state if re.fullmatch(r"dense\d+\.weight", key)])
     first = state.get("dense0.weight")
     if not isinstance(first, Tensor) or first.ndim != 2:
-        raise FormatError(f"{path} holds no whole mapping network: dense0.weight is missing")
+        raise UserError(f"{path} holds no whole mapping network: dense0.weight is missing")
     config = {"dlatent_size": first.shape[1], "num_layers": depth}
     return load_strictly(G_mapping, config, state, path)
 
@@ -286,7 +277,7 @@ def load_strictly(network_class, config: dict, state: State, path: Path):
     """A network of `network_class` with the tensors of `state`, as float32; every key and shape
     must be right.
 
-    It takes no memory before they are. Raises: FormatError naming the first key that differs, or
+    It takes no memory before they are. Raises: UserError naming the first key that differs, or
     what is wrong with `config`.
     """
     try:
@@ -294,20 +285,20 @@ def load_strictly(network_class, config: dict, state: State, path: Path):
             network = network_class(**config)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise FormatError(f"{path} has an unusable config ({reason})") from None
+        raise UserError(f"{path} has an unusable config ({reason})") from None
     wanted = network.state_dict()
     for key, tensor in wanted.items():
         if not isinstance(state.get(key), Tensor):
-            raise FormatError(f"{path} does not fit: {key} is missing")
+            raise UserError(f"{path} does not fit: {key} is missing")
         if state[key].shape != tensor.shape:
-            raise FormatError(
+            raise UserError(
                 f"{path} does not fit: {key} is {tuple(state[key].shape)}, "
                 f"not {tuple(tensor.shape)}"
             )
         if not _is_plain(state[key]):
-            raise FormatError(f"{path} does not fit: {key} is no tensor of stored numbers")
+            raise UserError(f"{path} does not fit: {key} is no tensor of stored numbers")
     if unknown := next((key for key in state if key not in wanted), None):
-        raise FormatError(f"{path} does not fit: {unknown} is unknown")
+        raise UserError(f"{path} does not fit: {unknown} is unknown")
     values = {key: tensor.detach().float().contiguous() for key, tensor in state.items()}
     network.load_state_dict(values, strict=True, assign=True)
     return network

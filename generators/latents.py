@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cli.errors import UserError
 from safe_files import atomic_write
 from search_settings import Settings, require_seed
 
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 FORMAT = "pulse-latent-1"
 MAX_BYTES = 256 << 20  # unpacked; every map of a generator of 2048 pixels would have 45 MB
 LEFT_OUT = ("curve", "attempts", "seconds")  # of a record: long, or different at every run
-
-
-class LatentError(ValueError):
-    """Why a latent file cannot be used: one sentence, without the file's name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def draw(generator: Generator, w: Tensor, noise: list[Tensor]) -> Tensor:
 def redraw(generator: Generator, path: str | os.PathLike) -> Tensor:
     """The picture of a latent file: HR (1, 3, S, S) in [0, 1], on the CPU.
 
-    Raises: LatentError where the file cannot be used, or is of another generator.
+    Raises: UserError where the file cannot be used, or is of another generator.
     """
     latent, record = read_latent(path)
     settings = _fitting(latent, record, generator)
@@ -91,18 +88,18 @@ def redraw(generator: Generator, path: str | os.PathLike) -> Tensor:
 
 
 def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
-    """The settings of a latent file. Raises: LatentError where it is not of this generator."""
+    """The settings of a latent file. Raises: UserError where it is not of this generator."""
     name, sha256 = record["generator"]["name"], record["generator"]["sha256"]
     if sha256 != generator.sha256:
-        raise LatentError(
+        raise UserError(
             f"it is of the generator {name} ({sha256[:8]}…), not of {generator.name} "
             f"({generator.sha256[:8]}…): give its own with -generator"
         )
     settings = _settings(record)
     try:
         roles = settings.noise_roles(generator.num_layers)
-    except ValueError as error:
-        raise LatentError(f"it is damaged ({error}): make it anew") from None
+    except UserError as error:
+        raise UserError(f"it is damaged ({error}): make it anew") from None
     sizes = generator.synthesis.layer_sizes
     expected = {
         layer: (sizes[layer],) * 2 for layer, role in enumerate(roles) if role == "trainable"
@@ -110,7 +107,7 @@ def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
     there = {layer: tuple(searched.shape) for layer, searched in latent.noise.items()}
     rows = 1 if settings.tile_latent else generator.num_layers
     if tuple(latent.w.shape) != (rows, generator.dlatent_size) or there != expected:
-        raise LatentError("it is damaged (arrays of other shapes than its settings'): make it anew")
+        raise UserError("it is damaged (arrays of other shapes than its settings'): make it anew")
     return settings
 
 
@@ -134,18 +131,18 @@ def write_latent(path: Path, latent: Latent, record: dict) -> None:
 def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
     """What a latent file holds: the latent, and the record of its result without the curve.
 
-    Raises: LatentError, whatever is wrong.
+    Raises: UserError, whatever is wrong.
     """
     path = Path(path)
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise LatentError("it is not a regular file: give one that -save_latent wrote")
+            raise UserError("it is not a regular file: give one that -save_latent wrote")
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
-                raise LatentError(f"it unpacks to more than {MAX_BYTES >> 20} MB: no latent does")
+                raise UserError(f"it unpacks to more than {MAX_BYTES >> 20} MB: no latent does")
         with np.load(path, allow_pickle=False) as arrays:
             if "format" not in arrays or arrays["format"].item() != FORMAT:
-                raise LatentError(
+                raise UserError(
                     "it is an .npz file, but not of -save_latent: give one that it wrote"
                 )
             record = json.loads(arrays["record"].item())
@@ -156,7 +153,7 @@ def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
                 if name.startswith("noise_")
             }
             return Latent(_tensor(arrays["w"]), noise), record
-    except LatentError:
+    except UserError:
         raise
     except (zipfile.BadZipFile, EOFError):
         reason = "it is no .npz file, or cut off: give one that -save_latent wrote"
@@ -165,7 +162,7 @@ def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
             reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
         else:
             reason = f"it is damaged ({type(error).__name__}): make it anew, with -save_latent"
-    raise LatentError(reason)
+    raise UserError(reason)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -16,19 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cli.errors import UserError
 from crosscheck import synthesize
-from drive import DownloadError
 from generators.ffhq import load_ffhq
-from generators.formats import FORMAT, FormatError, Networks, read_networks
+from generators.formats import FORMAT, Networks, read_networks
 from generators.prior import cached_prior, tensors_sha256
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_synthesis
 
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"
-
-
-class GeneratorError(Exception):
-    """No generator can be had under that name; the message says what to do."""
 
 
 @dataclass
@@ -83,25 +79,29 @@ def load_generator(
 ) -> Generator:
     """`ffhq`, `demo` or the path of a weight file → a Generator on the CPU, in float32.
 
-    progress: tell of downloads on stderr. Raises: GeneratorError, with the reason and what to do.
+    progress: tell of downloads on stderr. Raises: UserError, with the reason and what to do.
     """
     cache_dir = Path(cache_dir)
+    if str(name) == "ffhq":
+        networks = load_ffhq(cache_dir, progress)
+    elif str(name) == "demo":
+        networks = read_networks(DEMO)
+    else:
+        try:
+            networks = read_networks(Path(name))
+        except UserError as error:
+            hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
+            raise UserError(f"{error}{hint}") from None
+    if networks.prior is None and networks.mapping is None:
+        raise UserError(
+            f"{name} has neither a mapping network nor a prior fit: put its mapping.pt beside it"
+        )
     try:
-        if str(name) == "ffhq":
-            networks = load_ffhq(cache_dir, progress)
-        else:
-            networks = read_networks(DEMO if str(name) == "demo" else Path(name))
-        if networks.prior is None and networks.mapping is None:
-            raise GeneratorError(
-                f"{name} has neither a mapping network nor a prior fit: put its mapping.pt "
-                f"beside it"
-            )
         mean, std = networks.prior or cached_prior(networks.mapping, cache_dir)
-    except DownloadError as error:
-        raise GeneratorError(str(error)) from None
-    except FormatError as error:
-        hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
-        raise GeneratorError(f"{error}{hint}") from None
+    except OSError as error:
+        raise UserError(
+            f"-cache_dir {cache_dir} cannot be written ({error.strerror}): give another folder"
+        ) from None
     synthesis = networks.synthesis.eval().requires_grad_(False)
     return Generator(str(name), synthesis, mean, std, networks.about)
 

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cli.errors import UserError
+
 MAX_ARRAY_BYTES = 1 << 30  # larger than any array of a StyleGAN
-
-
-class PickleRefused(ValueError):
-    """What a pickle asked for, or why it is no StyleGAN, in words that follow `FILE …`."""
 
 
 class Network:
@@ -32,7 +30,7 @@ class Network:
 
     def __setstate__(self, state) -> None:
         if not isinstance(state, dict):
-            raise PickleRefused("holds a Network whose state is no dictionary")
+            raise UserError("holds a Network whose state is no dictionary")
         self.state = state
 
     @property
@@ -40,11 +38,11 @@ class Network:
         """Local name → array of every variable."""
         pairs = self.state.get("variables")
         if not isinstance(pairs, (list, tuple)):
-            raise PickleRefused("holds a Network without variables")
+            raise UserError("holds a Network without variables")
         arrays = {}
         for pair in pairs:
             if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
-                raise PickleRefused("holds a variable that is no pair of name and array")
+                raise UserError("holds a variable that is no pair of name and array")
             name, array = pair
             arrays[str(name)] = array.value() if isinstance(array, _Array) else np.asarray(array)
         return arrays
@@ -56,11 +54,11 @@ class Network:
         return dict(settings) if isinstance(settings, dict) else {}
 
     def component(self, name: str) -> Network:
-        """`mapping` or `synthesis`. Raises: PickleRefused where there is none."""
+        """`mapping` or `synthesis`. Raises: UserError where there is none."""
         components = self.state.get("components")
         found = components.get(name) if isinstance(components, dict) else None
         if not isinstance(found, Network):
-            raise PickleRefused(f"holds no {name} network, so it is no StyleGAN generator")
+            raise UserError(f"holds no {name} network, so it is no StyleGAN generator")
         return found
 
 
@@ -76,7 +74,7 @@ class _Dtype:
 
     def value(self) -> np.dtype:
         if not re.fullmatch(r"[fiu][1248]|b1", self.code):
-            raise PickleRefused(f"holds an array of dtype {self.code!r}, not of numbers")
+            raise UserError(f"holds an array of dtype {self.code!r}, not of numbers")
         return np.dtype(self.code).newbyteorder(self.order.replace("|", "="))
 
 
@@ -91,15 +89,15 @@ class _Array:
 
     def value(self) -> np.ndarray:
         if len(self.state) != 5 or not isinstance(self.state[2], _Dtype):
-            raise PickleRefused("holds an array that is not whole")
+            raise UserError("holds an array that is not whole")
         _, shape, dtype, fortran, raw = self.state
         dtype = dtype.value()
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise PickleRefused("holds an array without a shape")
+            raise UserError("holds an array without a shape")
         size = math.prod(shape) * dtype.itemsize
         if not isinstance(raw, bytes) or len(raw) != size or size > MAX_ARRAY_BYTES:
-            raise PickleRefused("holds an array whose bytes do not fill its shape")
+            raise UserError("holds an array whose bytes do not fill its shape")
         return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -136,26 +134,26 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self.admitted:
-            raise PickleRefused(f"asks for {module}.{name}, which no generator needs: not opened")
+            raise UserError(f"asks for {module}.{name}, which no generator needs: not opened")
         return self.admitted[module, name]
 
 
 def read_network(path: Path) -> Network:
     """The generator to use of an NVIDIA pickle: Gs of (G, D, Gs), or the only one there is.
 
-    Raises: PickleRefused for a name that is not admitted, for damage, and for what is no generator.
+    Raises: UserError for a name that is not admitted, for damage, and for what is no generator.
     """
     try:
         with open(path, "rb") as file:
             content = _Unpickler(file).load()
-    except PickleRefused:
+    except UserError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
         reason = str(error).split("\n")[0][:80] or type(error).__name__
-        raise PickleRefused(f"is a damaged pickle ({reason}): fetch it again") from None
+        raise UserError(f"is a damaged pickle ({reason}): fetch it again") from None
     networks = list(content) if isinstance(content, (tuple, list)) else [content]
     if not networks or not isinstance(networks[-1], Network):
-        raise PickleRefused("is a pickle, but of no NVIDIA network")
+        raise UserError("is a pickle, but of no NVIDIA network")
     return networks[-1]
 
 
@@ -184,14 +182,14 @@ def states(network: Network) -> tuple[dict[str, Tensor], dict[str, Tensor], dict
     """Synthesis and mapping state dicts under PULSE's names, without the constant blur, and the
     settings.
 
-    Raises: PickleRefused for settings that make another network, and for variables of unknown
+    Raises: UserError for settings that make another network, and for variables of unknown
     names.
     """
     synthesis, mapping = network.component("synthesis"), network.component("mapping")
     settings = {**synthesis.static_kwargs, **mapping.static_kwargs, **network.static_kwargs}
     for name, accepted in REQUIRED.items():
         if name in settings and settings[name] not in accepted:
-            raise PickleRefused(
+            raise UserError(
                 f"was built with {name} = {settings[name]!r}: only {accepted[0]!r} is this network"
             )
     synthesis_state = {}
@@ -202,7 +200,7 @@ def states(network: Network) -> tuple[dict[str, Tensor], dict[str, Tensor], dict
     for name, array in mapping.variables.items():
         match = re.fullmatch(r"Dense(\d+)/(weight|bias)", name)
         if not match:
-            raise PickleRefused(f"has the unknown mapping variable {name}")
+            raise UserError(f"has the unknown mapping variable {name}")
         mapping_state[f"dense{match[1]}.{match[2]}"] = _tensor(array, name)
     return synthesis_state, mapping_state, settings
 
@@ -222,7 +220,7 @@ def synthesis_key(name: str) -> str | None:
     """PULSE's name of a synthesis variable; None for those that the network at full size does not
     use.
 
-    Raises: PickleRefused for an unknown one.
+    Raises: UserError for an unknown one.
     """
     if re.fullmatch(r"lod|dlatent_avg|noise\d+|ToRGB_lod[1-9]\d*/(weight|bias)", name):
         return None
@@ -230,7 +228,7 @@ def synthesis_key(name: str) -> str | None:
         return f"torgb.{match[1]}"
     match = re.fullmatch(r"(\d+x\d+)/(Const|Conv|Conv0_up|Conv1)/(.+)", name)
     if not match:
-        raise PickleRefused(f"has the unknown variable {name}")
+        raise UserError(f"has the unknown variable {name}")
     block, layer, rest = match.groups()
     epilogue = "epi1" if layer in ("Const", "Conv0_up") else "epi2"
     places = {
@@ -242,5 +240,5 @@ def synthesis_key(name: str) -> str | None:
         "weight": f"{layer.lower()}.weight",
     }
     if rest not in places:
-        raise PickleRefused(f"has the unknown variable {name}")
+        raise UserError(f"has the unknown variable {name}")
     return f"blocks.{block}.{places[rest]}"

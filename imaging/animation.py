@@ -21,6 +21,7 @@ from pathlib import Path
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from cli.errors import UserError
 from imaging.pictures import to_picture
 from imaging.sheet import INK, OUTSIDE, WITHIN
 from runner.records import IMAGINARY, XMP
@@ -84,9 +85,9 @@ class Film:
 
 
 def require_encoder(kind: str) -> None:
-    """Raises: ValueError where what writes that kind of file is not installed."""
+    """Raises: UserError where what writes that kind of file is not installed."""
     if kind == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise ValueError(
+        raise UserError(
             "-animation mp4 needs imageio-ffmpeg, which is not installed: `pip install "
             "imageio-ffmpeg`, or use -animation webp or gif"
         )

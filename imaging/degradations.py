@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 from scipy.fft import irfft2, rfft2
 
+from cli.errors import UserError
+
 REFERENCE = 1024  # pixels of the square that lengths of motion are told for
 # kind → smallest and largest amount, and what it is
 KINDS = {
@@ -60,16 +62,16 @@ class Degradation:
 
 
 def parse(text: str) -> Degradation:
-    """`"gaussian:25"` → a Degradation. Raises: ValueError, one sentence, for anything else."""
+    """`"gaussian:25"` → a Degradation. Raises: UserError, one sentence, for anything else."""
     kind, _, number = text.partition(":")
     if kind not in KINDS:
-        raise ValueError(
+        raise UserError(
             f"-degrade {text!r} is unknown: use gaussian:25, saltpepper:0.05 or motion:100"
         )
     low, high, what = KINDS[kind]
     plain = re.fullmatch(r"\d+(\.\d*)?|\.\d+", number, re.ASCII)
     if not plain or not low < float(number) <= high:
-        raise ValueError(f"-degrade {text!r}: {kind} takes {what}, above {low} and at most {high}")
+        raise UserError(f"-degrade {text!r}: {kind} takes {what}, above {low} and at most {high}")
     return Degradation(kind, float(number))
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from drive import DownloadError, RemoteFile, Source, open_url
-from imaging.pictures import PictureError, sha256, to_picture, to_tensor
+from cli.errors import UserError
+from drive import RemoteFile, Source, open_url
+from imaging.pictures import sha256, to_picture, to_tensor
 
 CROP = 1024  # pixels of the FFHQ crop
 TRANSFORMED = 4096  # pixels it is sampled at before it is reduced to CROP
@@ -27,10 +28,6 @@ DETECT_PIXELS = 16_000_000  # the detector takes about 45 bytes a pixel, 700 MB 
 LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 LANDMARKS_SIZE = 99_693_937
 LANDMARKS_SHA256 = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"
-
-
-class FinderError(Exception):
-    """Why no faces can be searched: one sentence."""
 
 
 def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
@@ -144,7 +141,7 @@ def downscale(square: Image.Image, output_size: int) -> Image.Image:
 def central_square(photo: Image.Image, output_size: int) -> Image.Image:
     """The largest central square, its side reduced (Lanczos) to a multiple of output_size.
 
-    Output size 0: the square as it is. Raises: PictureError where it is too small to be downscaled.
+    Output size 0: the square as it is. Raises: UserError where it is too small to be downscaled.
     """
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
@@ -152,7 +149,7 @@ def central_square(photo: Image.Image, output_size: int) -> Image.Image:
     if output_size in (0, side):
         return square
     if side < 2 * output_size:
-        raise PictureError(
+        raise UserError(
             f"its central square has {side} pixels a side, too few for -output_size {output_size}: "
             f"give a smaller one, or a picture of at least {2 * output_size} pixels"
         )
@@ -161,12 +158,12 @@ def central_square(photo: Image.Image, output_size: int) -> Image.Image:
 
 
 def enlarged(photo: Image.Image, factor: float) -> Image.Image:
-    """Raises: PictureError beyond Pillow's limit of pixels."""
+    """Raises: UserError beyond Pillow's limit of pixels."""
     if factor == 1:
         return photo
     size = [max(round(edge * factor), 1) for edge in photo.size]
     if Image.MAX_IMAGE_PIXELS and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
-        raise PictureError(
+        raise UserError(
             f"-upscale {factor:g} makes it {size[0]}x{size[1]} pixels, beyond the limit of "
             f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million: give a smaller factor"
         )
@@ -187,7 +184,7 @@ def installed_landmark_model() -> Path | None:
 def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
     """dlib's 68 landmarks: installed, in the cache, or downloaded into it.
 
-    progress: tell of a download on stderr. Raises: drive.DownloadError.
+    progress: tell of a download on stderr. Raises: UserError.
     """
     if installed := installed_landmark_model():
         return installed
@@ -210,7 +207,7 @@ def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
 class FaceFinder:
     """dlib's frontal face detector and its landmarks.
 
-    progress: tell of a download on stderr. Raises: FinderError where dlib is not installed or its
+    progress: tell of a download on stderr. Raises: UserError where dlib is not installed or its
     model cannot be had.
     """
 
@@ -218,14 +215,15 @@ class FaceFinder:
         try:
             import dlib
         except ImportError as error:
-            raise FinderError(
+            raise UserError(
                 f"dlib, which finds faces, cannot be imported ({error}): `pip install dlib-bin` "
                 f"installs it, -mode resize does without"
             ) from None
         try:
             model = landmark_model(cache_dir, progress)
-        except DownloadError as error:
-            raise FinderError(f"the landmark model cannot be had: {error}") from None
+        except UserError as error:
+            first, *sources = error.lines
+            raise UserError(f"the landmark model cannot be had: {first}", *sources) from None
         self.rectangle = dlib.rectangle
         self.detect = dlib.get_frontal_face_detector()
         self.predict = dlib.shape_predictor(str(model))

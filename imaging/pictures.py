@@ -4,7 +4,7 @@
     LR = to_tensor(read_picture(pictures[0]))             # (3, h, w) in [0, 1]
     write_png(Path("runs/a.png"), to_picture(LR), {"pulse:seed": "1"})
 
-Whatever a file holds, `read_picture` returns 8-bit sRGB or raises PictureError with one sentence.
+Whatever a file holds, `read_picture` returns 8-bit sRGB or raises UserError with one sentence.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from cli.errors import UserError
+from cli.progress import some
 from safe_files import atomic_write
 
 if TYPE_CHECKING:
@@ -57,10 +59,6 @@ ORIENTATION = 0x0112  # the EXIF tag
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class PictureError(ValueError):
-    """Why a file cannot be used: one sentence, without the file's name."""
-
-
 def _formats() -> list[str]:
     Image.init()
     return [name for name in Image.ID if name not in REFUSED_FORMATS]
@@ -73,7 +71,7 @@ def _opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise PictureError("it is not a regular file: give a picture file")
+            raise UserError("it is not a regular file: give a picture file")
         with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
             yield picture
 
@@ -140,13 +138,32 @@ def list_pictures(path: Path) -> tuple[list[Path], list[Path]]:
     return pictures, others
 
 
+def pictures_in(
+    folder: Path, flag: str, what: str, may_be_empty: bool = False
+) -> tuple[list[Path], list[Path]]:
+    """`list_pictures`: the pictures in a folder, or the one that is named, and other files.
+
+    what: which pictures are wanted there. Raises: UserError, naming flag and folder, where it
+    cannot be listed or, unless it may be empty, holds no picture.
+    """
+    told, advice = f"{flag} {folder}", f"put {what} there, or name another folder"
+    try:
+        pictures, others = list_pictures(folder)
+    except OSError as error:
+        raise UserError(f"{told} cannot be read ({error.strerror}): {advice}") from None
+    if not pictures and not may_be_empty:
+        only = f", only {some(others)}" if others else ""
+        raise UserError(f"{told} holds no picture{only}: {advice}")
+    return pictures, others
+
+
 def read_picture(path: Path) -> Image.Image:
     """The first frame of `path` as 8-bit sRGB, upright, alpha over white, without any metadata.
 
     16-bit greys are scaled, a usable ICC profile is converted from. Refused: floating-point pixels,
     which have no fixed range, and more than Image.MAX_IMAGE_PIXELS pixels (before decoding).
 
-    Raises: PictureError, whatever is wrong.
+    Raises: UserError, whatever is wrong.
     """
     path = Path(path)
     try:
@@ -154,7 +171,7 @@ def read_picture(path: Path) -> Image.Image:
             with _silent(picture):
                 picture.load()
             return _over_white(_turned_upright(picture))
-    except PictureError:
+    except UserError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
@@ -175,7 +192,7 @@ def read_picture(path: Path) -> Image.Image:
         else:
             why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
             reason = f"it is damaged or cut off ({why}): copy it again or save it anew elsewhere"
-    raise PictureError(reason)
+    raise UserError(reason)
 
 
 def _turned_upright(picture: Image.Image) -> Image.Image:
@@ -190,7 +207,7 @@ def _over_white(picture: Image.Image) -> Image.Image:
     """Any mode -> a fresh RGB picture in sRGB, transparent parts over white."""
     profile = picture.info.get("icc_profile")
     if picture.mode == "F":
-        raise PictureError(
+        raise UserError(
             "it has floating-point pixels, which have no fixed range: save it as 8 bits"
         )
     if picture.mode.startswith("I"):
@@ -213,9 +230,7 @@ def _over_white(picture: Image.Image) -> Image.Image:
 def _from_16_bits(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise PictureError(
-            "it has 32-bit pixels, which have no fixed range: save it as 8 or 16 bits"
-        )
+        raise UserError("it has 32-bit pixels, which have no fixed range: save it as 8 or 16 bits")
     grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # value / 257, rounded
     transparent = picture.info.get("transparency")
     if not isinstance(transparent, int):

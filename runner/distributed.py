@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from cli.command import Unusable, shown
+from cli.errors import UserError
 from locks import try_lock
 
 LOCK = ".pulse.lock"  # in the folder that a run writes into
@@ -141,11 +141,11 @@ def join() -> Alone:
 
 
 def lock_folder(output_dir: Path, handle) -> None:
-    """Take the folder for this run. Raises: Unusable where another run has it."""
+    """Take the folder for this run. Raises: UserError where another run has it."""
     try:
         if not try_lock(handle):
-            raise Unusable(
-                f"another run is writing into {shown(output_dir)}: wait for its end, or give "
+            raise UserError(
+                f"another run is writing into {output_dir}: wait for its end, or give "
                 f"another -output_dir"
             )
     except OSError as error:

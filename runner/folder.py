@@ -20,15 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli.command import Progress, Unusable, shown
+from cli.errors import UserError
+from cli.progress import Progress
 from fast.choose import choose_threads
 from imaging.animation import KINDS, write_animation
-from imaging.pictures import PictureError, read_picture, to_tensor
-from loading import load_model
-from PULSE import require_lr_size
+from imaging.pictures import read_picture, to_tensor
+from PULSE import PULSE, require_lr_size
 from runner.distributed import Alone, local_rank
 from runner.records import (
-    Changed,
     Job,
     all_jobs,
     all_records,
@@ -80,14 +79,14 @@ class Run:
         """Name a picture that cannot be done, once, and go on."""
         if str(picture) not in self.report.refused:
             self.report.refused[str(picture)] = reason
-            self.progress.error(f"refused: {shown(picture)}: {reason}")
+            self.progress.error(f"refused: {picture}: {reason}")
 
     # ------------------------------------------------------------ before the work
 
     def prepare(self) -> int:
         """See what is there already, and settle the seed, which is returned.
 
-        Raises: Unusable where nothing can be begun.
+        Raises: UserError where nothing can be begun.
         """
         args = self.args
         if args.seed is None:
@@ -97,10 +96,7 @@ class Run:
             if args.seed is None or args.overwrite:
                 args.seed, told = secrets.randbelow(2**31), "drawn"
             self.progress.say(f"seed {args.seed}, {told} (-seed {args.seed} repeats this run)")
-        try:
-            self.look_through()
-        except Changed as error:
-            raise Unusable(shown(str(error))) from None
+        self.look_through()
         for part in args.output_dir.rglob(".*.part"):  # of a run that was killed
             if re.fullmatch(r"\.\d+-[0-9a-f]{8}\.part", part.name):
                 part.unlink(missing_ok=True)
@@ -108,21 +104,18 @@ class Run:
         return args.seed
 
     def load(self) -> None:
-        """The generator, on this process's device. Raises: Unusable."""
+        """The generator, on this process's device. Raises: UserError."""
         device = self.args.device
         if self.args.threads is not None:  # as many for loading as well
             torch.set_num_threads(self.args.threads)
         if self.workers.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
             device = f"cuda:{local_rank() % torch.cuda.device_count()}"
         args = self.args
-        self.model = load_model(
+        self.model = PULSE(
             args.generator, device, args.cache_dir, args.compile, args.precision, not args.quiet
         )
         torch.set_num_threads(choose_threads(args.threads, self.model.generator.synthesis))
-        try:
-            self.settings.noise_roles(self.model.generator.num_layers)
-        except ValueError as error:
-            raise Unusable(shown(str(error))) from None
+        self.settings.noise_roles(self.model.generator.num_layers)
 
     def all_settings(self) -> dict:
         """Everything that a result depends on but its pixels, as records hold it."""
@@ -135,7 +128,7 @@ class Run:
         }
 
     def look_through(self) -> None:
-        """Which results are there, with all that is asked for. Raises: Changed where one was made
+        """Which results are there, with all that is asked for. Raises: UserError where one was made
         with other settings.
         """
         if self.args.overwrite:
@@ -194,7 +187,7 @@ class Run:
                     each.result()
         except OSError as error:
             self.report.failure = (
-                f"{shown(error.filename or self.args.output_dir)} cannot be written "
+                f"{error.filename or self.args.output_dir} cannot be written "
                 f"({error.strerror}): see to it and run again; what is finished is kept"
             )
         self.progress.close()
@@ -224,14 +217,14 @@ class Run:
                     continue
                 piece = Piece(job, to_tensor(image), pixels)
                 by_side.setdefault(image.width, []).append(piece)
-            except (PictureError, ValueError) as error:
+            except UserError as error:
                 refused.append((job, str(error)))
         return list(by_side.values()), refused
 
     def live(self, jobs: list[Job]) -> Callable[[int, dict[str, Tensor]], None]:
         """What tells the L2 of the present pictures, seldom enough not to make a GPU wait."""
         told = 0.0
-        name = shown(jobs[0].name) + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
+        name = jobs[0].name + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
 
         def on_step(step: int, figures: dict[str, Tensor]) -> None:
             nonlocal told
@@ -250,7 +243,7 @@ class Run:
         OSError.
         """
         job, result = piece.job, found.result
-        name = shown(job.name)
+        name = job.name
         if result.best_step < 0:
             self.refuse(job.picture, "no step gave finite numbers: lower -learning_rate")
             self.advance()
@@ -261,7 +254,7 @@ class Run:
             where = "not written (-strict)"
         else:
             require_there(self.args.output_dir)
-            where = shown(self.write(piece, found, attempts))
+            where = self.write(piece, found, attempts)
         if result.within_eps:
             self.report.within += 1
         else:
@@ -304,8 +297,8 @@ class Run:
 
 
 def require_short_name(name: str) -> None:
-    """Raises: ValueError where a file system would not take `name` with our endings."""
+    """Raises: UserError where a file system would not take `name` with our endings."""
     if (length := len(os.fsencode(name))) > MAX_NAME:
-        raise ValueError(
+        raise UserError(
             f"its result's name would have {length} bytes, more than {MAX_NAME}: rename it"
         )

@@ -18,6 +18,7 @@ import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cli.errors import UserError
 from imaging.pictures import picture_text, read_picture, to_picture, to_tensor, write_png
 from safe_files import atomic_write
 from search_settings import SEEDS
@@ -35,12 +36,6 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
 COLUMNS = ("name", "input", "seed", "within_eps", "l2", "geocross", "total", "best_step", "seconds")
-
-
-class Changed(Exception):
-    """The output folder holds results of other settings: one sentence that names the first that
-    differs.
-    """
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,11 @@ class Job:
 
     def has_latent_of(self, record: dict) -> bool:
         """Whether the latent file of that very result is there, and whole."""
-        from generators.latents import LatentError, read_latent
+        from generators.latents import read_latent
 
         try:
             _, there = read_latent(self.latent(record["within_eps"]))
-        except LatentError:
+        except UserError:
             return False
         return all(there[name] == record.get(name) for name in ("seed", "l2", "within_eps"))
 
@@ -136,10 +131,10 @@ def read_record(path: Path) -> dict | None:
 
 
 def require_same_settings(path: Path, record: dict, settings: dict) -> None:
-    """Raises: Changed, naming the first setting that differs from those of an existing record."""
+    """Raises: UserError, naming the first setting that differs from those of an existing record."""
     for name, value in settings.items():
         if (there := record["settings"].get(name)) != value:
-            raise Changed(
+            raise UserError(
                 f"{path} was made with {name} {there}, not {value}: give another -output_dir, or "
                 f"-overwrite to make everything anew"
             )

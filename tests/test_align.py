@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from cli.errors import UserError
 from imaging import face_crop
 from imaging.face_crop import (
     FaceFinder,
@@ -25,7 +26,6 @@ from imaging.face_crop import (
 from imaging.pictures import (
     ALIGNED_FACE,
     ALIGNED_FROM,
-    PictureError,
     aligned_sources,
     list_pictures,
     picture_text,
@@ -88,7 +88,7 @@ def test_the_central_square_is_central():
 
 
 def test_a_square_too_small_to_be_downscaled_is_refused():
-    with pytest.raises(PictureError, match="31 pixels"):
+    with pytest.raises(UserError, match="31 pixels"):
         central_square(Image.new("RGB", (31, 200)), 16)
 
 
@@ -236,7 +236,7 @@ def test_upscale_finds_a_face_that_is_too_small(tmp_path, astronaut):
     assert align_face(tmp_path).returncode == 1
     assert align_face(tmp_path, "-upscale", "2.5").returncode == 0
     assert "small_0.png" in names(tmp_path / "input")
-    with pytest.raises(PictureError, match="smaller factor"):
+    with pytest.raises(UserError, match="smaller factor"):
         enlarged(astronaut, 1000)
 
 

@@ -17,7 +17,8 @@ import pytest
 
 import drive
 import webanswers
-from drive import DownloadError, RemoteFile, Source, find_cached, open_url
+from cli.errors import UserError
+from drive import RemoteFile, Source, find_cached, open_url
 
 ROOT = Path(drive.__file__).parent
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
@@ -117,7 +118,7 @@ def parts(cache):
 
 def reason(file, cache, **settings):
     """The one line that a failed download gives for its only source."""
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(UserError) as caught:
         open_url(file, cache, progress=False, **settings)
     advice, line = str(caught.value).split("\n")
     assert line.startswith(f"  {file.sources[0].url}: "), line
@@ -198,7 +199,7 @@ def test_a_busy_server_is_asked_again(server, cache, status):
     assert len(server.asked) == 3
     always = serve(server, busy)
     file = RemoteFile("v.pt", (Source(always),))
-    with pytest.raises(DownloadError, match=f"HTTP {status}"):
+    with pytest.raises(UserError, match=f"HTTP {status}"):
         open_url(file, cache)
     assert len(server.asked) == 3 + drive.ATTEMPTS
 
@@ -272,7 +273,7 @@ def test_without_etag_date_or_checksum_nothing_is_resumed(server, cache, etag):
 
 def test_a_part_that_was_spoilt_is_found_out_and_fetched_afresh(server, cache):
     url = serve(server, lambda h: h.send_rest(cut=200_000), lambda h: h.send(status=404))
-    with pytest.raises(DownloadError, match="404"):
+    with pytest.raises(UserError, match="404"):
         open_url(weights(url, sha256=SHA256), cache)
     (part,) = cache.glob(".*.part")
     part.write_bytes(bytes(200_000))
@@ -284,7 +285,7 @@ def test_a_part_that_was_spoilt_is_found_out_and_fetched_afresh(server, cache):
 @pytest.mark.parametrize("length", [len(CONTENT), 2 * len(CONTENT)])
 def test_a_part_too_long_or_just_whole_does_not_block_the_next_call(server, cache, length):
     url = serve(server, lambda h: h.send_rest(cut=200_000), lambda h: h.send(status=404))
-    with pytest.raises(DownloadError):
+    with pytest.raises(UserError):
         open_url(weights(url), cache)
     (part,) = cache.glob(".*.part")
     part.write_bytes((CONTENT * 2)[:length])
@@ -353,7 +354,7 @@ def test_silent_servers_cost_no_more_than_the_time_for_an_answer(server, cache, 
     server.routes["/a"] = server.routes["/b"] = lambda h: h.server.over.wait(20)
     file = weights(server.url + "/a", server.url + "/b")
     start = time.monotonic()
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(UserError) as caught:
         open_url(file, cache, answer_within=0.8)
     assert time.monotonic() - start < 5
     assert str(caught.value).count("timed out") == 2 and len(server.asked) == 2
@@ -398,11 +399,12 @@ def test_without_network_one_message_names_every_source_soon(cache):
     drive_url = closed_port_url()
     code = f"""
 import drive, sys
+from cli.errors import UserError
 drive.DRIVE = {drive_url!r}
 file = drive.RemoteFile("w.pt", tuple(drive.Source(url) for url in {urls!r}))
 try:
     drive.open_url(file, {str(cache)!r}, answer_within=6)
-except drive.DownloadError as error:
+except UserError as error:
     print(error)
 """
     start = time.monotonic()
@@ -560,7 +562,7 @@ def test_a_file_of_the_2020_release_is_found_under_its_old_name(cache):
 def test_a_damaged_cached_file_is_named_and_left_alone(tmp_path):
     (tmp_path / "w.pt").write_bytes(CONTENT[:-1])
     for known in ({"size": len(CONTENT)}, {"sha256": SHA256}, {"git_blob_sha1": GIT_SHA1}):
-        with pytest.raises(DownloadError, match=r"w\.pt is damaged .*delete it"):
+        with pytest.raises(UserError, match=r"w\.pt is damaged .*delete it"):
             open_url(weights(closed_port_url(), **known), tmp_path)
     assert (tmp_path / "w.pt").read_bytes() == CONTENT[:-1]
 
@@ -568,7 +570,7 @@ def test_a_damaged_cached_file_is_named_and_left_alone(tmp_path):
 def test_a_cache_that_cannot_be_written_ends_the_call_in_one_sentence(server, tmp_path):
     (tmp_path / "taken").write_text("a file, not a folder")
     file = weights(serve(server, Handler.send_rest), server.url + "/w.pt")
-    with pytest.raises(DownloadError, match=r"cannot be kept in .*taken.* \(.*\); make room"):
+    with pytest.raises(UserError, match=r"cannot be kept in .*taken.* \(.*\); make room"):
         open_url(file, tmp_path / "taken" / "cache")
     assert server.asked == []
 
@@ -578,10 +580,11 @@ def test_a_full_disk_ends_the_call_in_one_sentence_and_asks_no_other_source(serv
     url = serve(server, Handler.send_rest)
     code = f"""
 import drive, resource
+from cli.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     drive.open_url(drive.RemoteFile("w.pt", (drive.Source({url!r}),) * 2), {str(cache)!r})
-except drive.DownloadError as error:
+except UserError as error:
     print(error)
 """
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -643,7 +646,7 @@ def test_a_lock_that_is_held_ends_the_wait_with_the_total_time(server, cache):
         while not server.asked:
             assert time.monotonic() < end
             time.sleep(0.02)
-        with pytest.raises(DownloadError, match="another process"):
+        with pytest.raises(UserError, match="another process"):
             open_url(url, cache, total_time=0.3)
     finally:
         process.kill()

@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import command, one_file, random_networks
 
+from cli.errors import UserError
 from crosscheck import synthesize
 from generators import nvidia
-from generators.formats import FormatError, read_networks
+from generators.formats import read_networks
 from PULSE import PULSE
 from stylegan import G_mapping, G_synthesis
 
@@ -199,7 +200,7 @@ def test_arrays_of_other_byte_orders_and_old_pythons_are_read():
 )
 def test_settings_that_make_another_network_are_refused_by_name(dnnlib, tmp_path, setting):
     Gs = nvidia_network(dnnlib, *random_networks(16), **setting)
-    with pytest.raises(FormatError, match=next(iter(setting))):
+    with pytest.raises(UserError, match=next(iter(setting))):
         read_networks(write_pickle(tmp_path / "g.pkl", (None, None, Gs)))
 
 
@@ -248,7 +249,7 @@ def test_a_pickle_that_asks_for_anything_else_is_refused_by_name(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "g.pkl").write_bytes(by_name(module, name))
-    with pytest.raises(FormatError, match=rf"asks for {module}\.{name}"):
+    with pytest.raises(UserError, match=rf"asks for {module}\.{name}"):
         read_networks(tmp_path / "g.pkl")
     assert not (tmp_path / "executed").exists()
 
@@ -283,7 +284,7 @@ def hostile_files():
 @pytest.mark.parametrize("name", hostile_files())
 def test_hostile_and_damaged_pickles_get_one_sentence(tmp_path, name):
     (tmp_path / "g.pkl").write_bytes(hostile_files()[name])
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(UserError) as caught:
         read_networks(tmp_path / "g.pkl")
     assert "g.pkl" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -292,11 +293,11 @@ def test_unknown_and_missing_variables_are_named(dnnlib, tmp_path):
     Gs = nvidia_network(dnnlib, *random_networks(16))
     variables = Gs.state["components"]["synthesis"].state["variables"]
     variables.append(("8x8/Conv2/weight", np.zeros(3, np.float32)))
-    with pytest.raises(FormatError, match="8x8/Conv2/weight"):
+    with pytest.raises(UserError, match="8x8/Conv2/weight"):
         read_networks(write_pickle(tmp_path / "g.pkl", (None, None, Gs)))
     variables[:] = [pair for pair in variables if "Conv2" not in pair[0]]
     variables[:] = [pair for pair in variables if pair[0] != "8x8/Conv1/bias"]
-    with pytest.raises(FormatError, match=r"blocks\.8x8\.conv1\.bias is missing"):
+    with pytest.raises(UserError, match=r"blocks\.8x8\.conv1\.bias is missing"):
         read_networks(write_pickle(tmp_path / "g.pkl", (None, None, Gs)))
 
 
@@ -362,7 +363,7 @@ def test_other_settings_of_genforce_are_refused_by_name(tmp_path):
         ),
     ):
         torch.save(content, tmp_path / "g.pth")
-        with pytest.raises(FormatError, match=words):
+        with pytest.raises(UserError, match=words):
             read_networks(tmp_path / "g.pth")
 
 
@@ -419,13 +420,13 @@ def test_a_file_that_claims_a_huge_network_takes_no_memory(tmp_path):
     state = synthesis.state_dict()
     state["blocks.16x16.epi2.noise.weight"] = torch.zeros(3_000_000)
     torch.save(state, tmp_path / "synthesis.pt")
-    with pytest.raises(FormatError, match="does not fit"):
+    with pytest.raises(UserError, match="does not fit"):
         read_networks(tmp_path / "synthesis.pt")
     one_file(
         tmp_path / "g.pt",
         config={"resolution": 2**40, "fmap_base": 2**60, "fmap_max": 2**40, "dlatent_size": 2**40},
     )
-    with pytest.raises(FormatError, match="unusable config|does not fit"):
+    with pytest.raises(UserError, match="unusable config|does not fit"):
         read_networks(tmp_path / "g.pt")
 
 

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from conftest import command, one_file, random_networks
 
+from cli.errors import UserError
 from drive import RemoteFile, Source
 from generators import ffhq
-from generators.formats import FormatError, read_networks
-from generators.load import GeneratorError, load_generator
+from generators.formats import read_networks
+from generators.load import load_generator
 from generators.prior import cached_prior, fit_prior, tensors_sha256
 from PULSE import PULSE
 from stylegan import G_mapping, G_synthesis
@@ -134,7 +135,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(files, tmp_path, monkeypat
     }
     for name, (content, words) in cases.items():
         torch.save(content, tmp_path / f"{name}.pt")
-        with pytest.raises(FormatError, match=words) as caught:
+        with pytest.raises(UserError, match=words) as caught:
             read_networks(tmp_path / f"{name}.pt")
         assert f"{name}.pt" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -148,19 +149,19 @@ def test_what_does_not_fit_is_refused_in_one_sentence(files, tmp_path, monkeypat
     for name, content in raw.items():
         (tmp_path / name).write_bytes(content)
         words = "asks for posix.system" if name == "gadget.pt" else "cannot be read as PyTorch"
-        with pytest.raises(FormatError, match=words) as caught:
+        with pytest.raises(UserError, match=words) as caught:
             read_networks(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
     for missing in ("nowhere.pt", "folder"):
-        with pytest.raises(FormatError, match="does not exist"):
+        with pytest.raises(UserError, match="does not exist"):
             read_networks(tmp_path / missing)
 
 
 def test_a_generator_that_saves_code_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "pulse-generator-1", "config": Gadget()}, tmp_path / "gadget.pt")
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_networks(tmp_path / "gadget.pt")
     assert not (tmp_path / "executed").exists()
 
@@ -170,7 +171,7 @@ def test_without_a_mapping_and_without_a_prior_it_says_what_is_missing(files, tm
     alone = tmp_path / "alone"
     alone.mkdir()
     torch.save(synthesis.state_dict(), alone / "synthesis.pt")
-    with pytest.raises(GeneratorError, match="mapping.pt beside it"):
+    with pytest.raises(UserError, match="mapping.pt beside it"):
         load_generator(alone / "synthesis.pt", tmp_path / "cache")
 
 
@@ -291,7 +292,7 @@ def test_ffhq_is_fetched_once_and_its_sha256_kept(ffhq_sized, server, tmp_path, 
     load_generator("ffhq", cache)
     assert len(asked) == 1
     path.write_bytes(saved(lernapparat(*random_networks(16, seed=1)), tmp_path / "y.pt"))
-    with pytest.raises(GeneratorError, match="has changed since"):
+    with pytest.raises(UserError, match="has changed since"):
         load_generator("ffhq", cache)
 
 
@@ -323,7 +324,7 @@ def test_wrong_weights_and_web_pages_never_reach_the_cache(ffhq_sized, server, t
     served["one"] = saved(wrong, tmp_path / "x.pt")
     served["synthesis"] = b"<!DOCTYPE html><html>Google Drive - Quota exceeded</html>"
     cache = tmp_path / "cache"
-    with pytest.raises(GeneratorError) as caught:
+    with pytest.raises(UserError) as caught:
         load_generator("ffhq", cache)
     message = str(caught.value)
     assert "not the FFHQ generator" in message
@@ -370,5 +371,5 @@ def test_no_weights_and_no_network_gives_one_message_within_30_seconds(tmp_path)
 
 
 def test_an_unknown_generator_is_one_sentence(tmp_path):
-    with pytest.raises(GeneratorError, match="use the names ffhq or demo"):
+    with pytest.raises(UserError, match="use the names ffhq or demo"):
         PULSE("ffqh", device="cpu", cache_dir=tmp_path)

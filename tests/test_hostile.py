@@ -25,6 +25,7 @@ from PIL import Image
 
 import run
 from cli import command
+from cli.errors import UserError
 from generators.formats import FORMAT
 
 SECONDS = 10  # for one weight file
@@ -187,7 +188,8 @@ LOADS = (
     PEAK
     + """
 import json, sys, time
-from generators.load import GeneratorError, load_generator
+from cli.errors import UserError, escaped
+from generators.load import load_generator
 
 for path in json.load(sys.stdin):
     before = peak()
@@ -195,8 +197,8 @@ for path in json.load(sys.stdin):
     try:
         load_generator(path, "cache")
         answer = ""
-    except GeneratorError as error:
-        answer = str(error)
+    except UserError as error:
+        answer = escaped(error)  # as it is printed
     except BaseException as error:
         answer = f"NOT REFUSED BUT RAISED {type(error).__name__}: {error}"
     grown = peak() - before
@@ -299,14 +301,14 @@ def test_a_weight_file_that_may_not_be_read_is_one_sentence(tmp_path):
     if child == 0:  # as nobody, for whom the permission bits count
         status = 1
         try:
-            from generators.load import GeneratorError, load_generator
+            from generators.load import load_generator
 
             for folder in (*tmp_path.parents, tmp_path):
                 if str(folder).startswith("/tmp/"):
                     folder.chmod(0o755)
             os.setuid(65534)
             load_generator(path, tmp_path / "cache")
-        except GeneratorError as error:
+        except UserError as error:
             status = 0 if "secret.pt" in str(error) and "\n" not in str(error) else 2
         except BaseException:
             status = 3
@@ -322,15 +324,16 @@ READS = (
     PEAK
     + """
 import json, sys, time
-from imaging.pictures import PictureError, read_picture
+from cli.errors import UserError, escaped
+from imaging.pictures import read_picture
 
 for path in json.load(sys.stdin):
     started = time.monotonic()
     try:
         picture = read_picture(path)
         answer = picture.mode
-    except PictureError as error:
-        answer = str(error)
+    except UserError as error:
+        answer = escaped(error)  # as it is printed
     print(json.dumps([path, answer, time.monotonic() - started, peak()]), flush=True)
 """
 )

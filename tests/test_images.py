@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageDraw
 
+from cli.errors import UserError
 from imaging import pictures
 from imaging.pictures import (
-    PictureError,
     aligned_sources,
     list_pictures,
     picture_text,
@@ -57,7 +57,7 @@ def pixel(path: Path, at=(0, 0)) -> tuple[int, int, int]:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(UserError) as caught:
         read_picture(path)
     reason = str(caught.value)
     assert reason and "\n" not in reason and path.name not in reason
@@ -300,7 +300,7 @@ def test_random_damage_gives_a_picture_or_a_sentence_and_nothing_else(
         path.write_bytes(damaged)
         try:
             assert read_picture(path).mode == "RGB"
-        except PictureError as error:
+        except UserError as error:
             assert str(error) and path.name not in str(error)
         list_pictures(path)
         picture_text(path)

@@ -27,8 +27,10 @@ from conftest import ROOT, one_file
 from PIL import Image
 
 import run
-from cli import command
-from generators.latents import Latent, LatentError, read_latent, redraw, write_latent
+from cli import progress as cli_progress
+from cli.command import run_command
+from cli.errors import UserError
+from generators.latents import Latent, read_latent, redraw, write_latent
 from imaging.animation import ENOUGH, GOAL, MAX_BYTES, MAX_FRAMES, Film, spread, write_animation
 from imaging.pictures import to_tensor
 from PULSE import PULSE
@@ -60,7 +62,7 @@ def pulse(tiny, tmp_path, monkeypatch, capsys):
         named = () if generator is None else ("-generator", generator)
         monkeypatch.setattr(sys, "argv", ["run.py", *map(str, (*named, *fixed, *args))])
         with pytest.raises(SystemExit) as left:
-            command.run_command(run.main)
+            run_command(run.main)
         told = capsys.readouterr()
         assert left.value.code == status, told.err
         assert "Traceback" not in told.err
@@ -434,7 +436,7 @@ def test_damaged_latent_files_are_one_sentence_each_and_the_rest_is_drawn(pulse)
     assert f"1 picture drawn again in again; {len(bad)} files refused" in done.out
     generator = PULSE("demo", "cpu").generator
     for path in bad:
-        with pytest.raises(LatentError):
+        with pytest.raises(UserError):
             redraw(generator, path)
 
 
@@ -543,12 +545,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(command, "time", clock)
+    monkeypatch.setattr(cli_progress, "time", clock)
     return clock
 
 
 def test_the_time_that_is_left_is_sane_within_the_first_picture(clock):
-    progress = command.Progress(10, "face")
+    progress = cli_progress.Progress(10, "face")
     assert progress.left() == ""
     clock.now += 60  # loading, and compiling in the first step: that does not come again
     progress.live("", 0.01)
@@ -571,13 +573,13 @@ def test_the_time_that_is_left_is_sane_within_the_first_picture(clock):
 
 
 def test_pictures_that_are_refused_or_written_late_do_not_make_the_estimate_jump_back(clock):
-    progress = command.Progress(8, "face")
+    progress = cli_progress.Progress(8, "face")
     progress.live("", 0.08)
     clock.now += 100
     progress.live("", 8)  # a batch of eight, searched
     progress.advance_to(1)  # and now written one by one
     assert progress.left() == ", about 0 s left"
-    long = command.Progress(100_000)
+    long = cli_progress.Progress(100_000)
     long.live("", 0)
     clock.now += 3600
     long.advance_to(1000)
@@ -585,7 +587,7 @@ def test_pictures_that_are_refused_or_written_late_do_not_make_the_estimate_jump
 
 
 def test_a_log_tells_l2_eps_steps_pictures_and_time_in_plain_lines(pulse, monkeypatch):
-    monkeypatch.setattr(command.Progress, "EVERY", 0)
+    monkeypatch.setattr(cli_progress.Progress, "EVERY", 0)
     done = pulse("-steps", 250)
     assert "\r" not in done.err
     number = r"\d+(\.\d+)?"

@@ -34,6 +34,7 @@ from PIL import Image
 
 import run
 from cli import command
+from cli.errors import escaped
 from imaging.pictures import picture_text, read_picture
 from runner.records import COLUMNS, Job, pixels_sha256
 from search_settings import LOSS_TERMS, SEEDS, Settings, parse_loss
@@ -873,7 +874,7 @@ def bad_inputs(folder: Path) -> list[str]:
     (folder / "-eps.png").write_text("no picture")
     with contextlib.suppress(OSError):  # some file systems take text only
         Path(os.fsdecode(os.fsencode(folder / "bytes_") + b"\xff.png")).write_text("no picture")
-    return sorted(command.shown(path.name) for path in folder.iterdir())
+    return sorted(escaped(path.name) for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("more", [(), ("-duplicates", 2, "-batch_size", 5, "-save_intermediate")])

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, one_file
 from PIL import Image
 
-from cli.command import Unusable
+from cli.errors import UserError
 from generators.formats import read_networks
 from generators.load import load_generator
 from PULSE import PULSE
@@ -105,7 +105,7 @@ def test_training_killed_goes_on_from_its_checkpoint_and_writes_a_generator(
 
 def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch, capsys):
     def refused(*arguments) -> str:
-        with pytest.raises(Unusable) as caught:
+        with pytest.raises(UserError) as caught:
             run_train(monkeypatch, *arguments)
         assert "\n" not in str(caught.value)
         return str(caught.value)

@@ -11,14 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cli.command import shown
-from imaging.pictures import PictureError, list_pictures, read_picture
+from cli.errors import UserError
+from cli.progress import tell
+from imaging.pictures import list_pictures, read_picture
 
 FEWEST = 64  # pictures; a discriminator knows fewer by heart at once
-
-
-class DataError(ValueError):
-    """A folder that nothing can be trained on: one sentence."""
 
 
 def load_faces(folder: Path, size: int, fewest: int = FEWEST) -> Tensor:
@@ -26,21 +23,20 @@ def load_faces(folder: Path, size: int, fewest: int = FEWEST) -> Tensor:
     size), uint8.
 
     What is no picture, is not square or is smaller than `size` is named on stderr and passed over.
-    Raises: DataError where the folder cannot be read or fewer than `fewest` pictures remain.
+    Raises: UserError where the folder cannot be read or fewer than `fewest` pictures remain.
     """
     try:
         paths, others = list_pictures(folder)
     except OSError as error:
-        raise DataError(
-            f"-data {shown(folder)} cannot be read ({error.strerror}): name a folder of aligned "
-            f"faces"
+        raise UserError(
+            f"-data {folder} cannot be read ({error.strerror}): name a folder of aligned faces"
         ) from None
     refused = {path: "it is no picture" for path in others}
     faces = []
     for path in paths:
         try:
             picture = read_picture(path)
-        except PictureError as error:
+        except UserError as error:
             refused[path] = str(error)
             continue
         if picture.width != picture.height:
@@ -53,10 +49,10 @@ def load_faces(folder: Path, size: int, fewest: int = FEWEST) -> Tensor:
             small = picture.resize((size, size), Image.Resampling.LANCZOS)
             faces.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
     for path, reason in refused.items():
-        print(f"passed over: {shown(path)}: {reason}", file=sys.stderr)
+        tell(f"passed over: {path}: {reason}", file=sys.stderr)
     if len(faces) < fewest:
-        raise DataError(
-            f"-data {shown(folder)} holds {len(faces)} pictures that can be used, and at least "
+        raise UserError(
+            f"-data {folder} holds {len(faces)} pictures that can be used, and at least "
             f"{fewest} are needed: name a folder of aligned faces"
         )
     return torch.stack(faces)

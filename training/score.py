@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cli.command import OK, Parser, Unusable, run_command, shown
+from cli.command import OK, Parser, run_command
+from cli.errors import UserError
 from generators.formats import read_networks
 from generators.load import DEMO
 from imaging.pictures import write_png
@@ -197,14 +198,11 @@ def main() -> int:
     flags.flag("parts", "of a, b, c and d", "abcd")
     flags.flag("grid", "write a grid of the samples of seeds 0 to 31 to this PNG", type=Path)
     args = flags.parse_args()
-    try:
-        networks = read_networks(DEMO if args.generator == "demo" else Path(args.generator))
-        if networks.mapping is None:
-            raise Unusable(f"{shown(args.generator)} has no mapping network to draw samples with")
-        size = networks.synthesis.resolution
-        train, val = load_faces(args.data, size), load_faces(args.val, size, fewest=2)
-    except ValueError as error:
-        raise Unusable(shown(str(error))) from None
+    networks = read_networks(DEMO if args.generator == "demo" else Path(args.generator))
+    if networks.mapping is None:
+        raise UserError(f"{args.generator} has no mapping network to draw samples with")
+    size = networks.synthesis.resolution
+    train, val = load_faces(args.data, size), load_faces(args.val, size, fewest=2)
     made = samples(networks.synthesis, networks.mapping, range(max(args.samples, 32)))
     if args.grid:
         write_png(args.grid, sample_grid(made[:32]), {"Description": "samples, seeds 0 to 31"})
@@ -229,7 +227,7 @@ def main() -> int:
         try:
             within, number, l2 = search_share(str(generator), args.val)
         except (RuntimeError, OSError) as error:
-            raise Unusable(shown(str(error))) from None
+            raise UserError(str(error)) from None
         print(f"(c) search within eps: {within} of {number}, mean L2 {l2:.5f}")
     return OK
 

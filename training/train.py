@@ -27,20 +27,15 @@ from pathlib import Path
 
 import torch
 
-from cli.command import (
-    OK,
-    Parser,
-    Unusable,
-    require_folder_writable,
-    run_command,
-    shown,
-)
+from cli.command import OK, Parser, run_command
+from cli.errors import UserError
+from cli.progress import tell
 from generators.formats import Networks, read_networks
 from generators.load import DEMO, save_generator
 from generators.prior import fit_prior
 from imaging.pictures import write_png
 from PULSE import choose_device
-from safe_files import atomic_write
+from safe_files import atomic_write, require_folder_writable
 from training.dataset import fingerprint, load_faces
 from training.score import sample_grid, samples, sliced_wasserstein
 from training.train_settings import MAY_CHANGE, TrainSettings
@@ -91,7 +86,7 @@ def commit() -> str:
 
 
 def load_checkpoint(path: Path, training: Training, data: str) -> bool:
-    """Whether there was one to go on from. Raises: Unusable for one that does not fit."""
+    """Whether there was one to go on from. Raises: UserError for one that does not fit."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["format"] != CHECKPOINT:
@@ -100,22 +95,22 @@ def load_checkpoint(path: Path, training: Training, data: str) -> bool:
     except FileNotFoundError:
         return False
     except Exception as error:  # whatever a damaged file makes torch.load say
-        raise Unusable(
-            f"{shown(path)} is no checkpoint of train.py ({shown(str(error))[:200]}): move it "
+        raise UserError(
+            f"{path} is no checkpoint of train.py ({str(error)[:200]}): move it "
             f"away, or give another -output_dir"
         ) from None
     for name, value in {**dataclasses.asdict(training.settings), "data": data}.items():
         other = state["data"] if name == "data" else there.get(name)
         if other != value and name not in MAY_CHANGE:
-            raise Unusable(
-                f"{shown(path)} was trained with {name} {other}, not {value}: use the same, or "
+            raise UserError(
+                f"{path} was trained with {name} {other}, not {value}: use the same, or "
                 f"give another -output_dir"
             )
     try:
         training.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError):
-        raise Unusable(
-            f"{shown(path)} lacks something that this version needs: give another -output_dir, and "
+        raise UserError(
+            f"{path} lacks something that this version needs: give another -output_dir, and "
             f"start from its generator.pt"
         ) from None
     return True
@@ -202,7 +197,7 @@ def main() -> int:
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainSettings)}
     )
     if args.compile not in ("auto", "on", "off"):
-        raise Unusable(f"-compile {args.compile!r} is unknown: use auto, on or off")
+        raise UserError(f"-compile {args.compile!r} is unknown: use auto, on or off")
     require_folder_writable(args.output_dir, "-output_dir")
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -219,17 +214,17 @@ def main() -> int:
             start = DEMO if str(args.start) == "demo" else args.start
             training.start_from(read_networks(start), critic)
     except OSError as error:
-        raise Unusable(f"-critic {shown(args.critic)} cannot be read ({error.strerror})") from None
-    except (ValueError, pickle.UnpicklingError, RuntimeError) as error:
-        raise Unusable(shown(str(error))) from None
+        raise UserError(f"-critic {args.critic} cannot be read ({error.strerror})") from None
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(str(error)) from None
     if args.compile == "on" or (args.compile == "auto" and args.minutes > 10):
         training.compile()
     try:
         train(training, args, data)
-        print(f"written: {shown(export(training, args, len(faces)))}")
+        tell(f"written: {export(training, args, len(faces))}")
     except OSError as error:
-        raise Unusable(
-            f"{shown(error.filename or args.output_dir)} cannot be written ({error.strerror}): "
+        raise UserError(
+            f"{error.filename or args.output_dir} cannot be written ({error.strerror}): "
             f"see to it and run again; the last checkpoint is kept"
         ) from None
     return OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cli.errors import UserError
 from training.search_loss import GROUPS, LR_SIDE
 
 
@@ -41,14 +42,12 @@ class TrainSettings:
     seed: int = _setting(0, "of everything random")
 
     def check(self) -> None:
-        """Raises: ValueError, one sentence, for a value that nothing can be trained with."""
+        """Raises: UserError, one sentence, for a value that nothing can be trained with."""
         size = self.resolution
         if size < 2 * LR_SIDE or size & (size - 1):
-            raise ValueError(f"resolution must be a power of two from {2 * LR_SIDE} on, not {size}")
+            raise UserError(f"resolution must be a power of two from {2 * LR_SIDE} on, not {size}")
         for name in ("fmap_base", "fmap_max", "dlatent_size", "mapping_layers", "r1_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.batch_size < 1 or self.batch_size % (2 * GROUPS):
-            raise ValueError(
-                f"batch_size must be a multiple of {2 * GROUPS}, not {self.batch_size}"
-            )
+            raise UserError(f"batch_size must be a multiple of {2 * GROUPS}, not {self.batch_size}")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cli.errors import UserError
 from fast.choose import has_bfloat16
 from generators.formats import Networks
 from stylegan import G_mapping, G_synthesis
@@ -203,12 +204,12 @@ class Training:
 
     def start_from(self, networks: Networks, critic: dict | None = None) -> None:
         """Generator weights of a file, and where it is at hand its `critic`, instead of random
-        ones. Raises: ValueError where they do not fit.
+        ones. Raises: UserError where they do not fit.
         """
         there = {**networks.synthesis.config, "mapping_layers": len(networks.mapping or ())}
         for name, value in asdict(self.settings).items():
             if name in there and there[name] != value:
-                raise ValueError(
+                raise UserError(
                     f"the generator to start from has {name} {there[name]}, not {value}: set "
                     f"-{name} {there[name]}"
                 )
@@ -216,7 +217,7 @@ class Training:
             try:
                 self.networks["discriminator"].load_state_dict(critic)
             except (TypeError, RuntimeError):
-                raise ValueError(
+                raise UserError(
                     "the critic to start from does not fit: give the critic.pt that was written "
                     "beside the generator"
                 ) from None
