@@ -1,13 +1,14 @@
-"""The search of PULSE (Menon et al., CVPR 2020): walk the faces that a generator can make until one
-downscales to the LR picture.
+"""PULSE (Menon et al., CVPR 2020): among the faces that a generator G can make, find those that
+downscale to a given LR picture, ‖DS(G(w, noise)) − LR‖² ≤ eps.
 
     from PULSE import PULSE
     model = PULSE(generator="demo")
     for HR, LR in model(ref_im, seed=0):  # ref_im (B, 3, h, h) in [0, 1]
         ...                               # HR (B, 3, S, S), LR (B, 3, h, h), in [0, 1], on the CPU
 
-The latents and some noise maps are moved by gradient descent, each projected onto its own sphere
-after every step. Every iterate is judged before its step; of each picture the best one is kept: the
+Nearly all of a Gaussian's mass lies near a sphere. So the latents v (B, L, d) and the first noise
+maps start on spheres and stay on them: gradient descent on the loss, each variable projected back
+after every step. Every iterate is judged before its step; of each picture the best one is kept, the
 lowest loss among those within eps, or else among all.
 """
 
@@ -16,7 +17,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,64 +27,199 @@ from torch import Tensor
 
 from cli.errors import UserError
 from fast.choose import Accelerator
-from generators.latents import Latent, read_latent, redraw
+from fast.cuda_graph import Replay
+from generators.latents import Latent, draw, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
-from search_settings import Settings, require_seed
-from walk import Result, Walk
+from loss import LossBuilder
+from search_settings import OPTIMISERS, Settings, lr_multiplier, require_seed
+from SphericalOptimizer import SphericalOptimizer
+
+Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
+Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)
+
+warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the search reached for one picture: the figures of its best iterate."""
+
+    seed: int
+    l2: float  # mean squared difference of DS(HR), HR not clamped, and the LR; pixels in [0, 1]
+    geocross: float
+    total: float  # the loss of loss_str
+    best_step: int  # from 0; −1 where no iterate had a finite loss
+    within_eps: bool
 
 
 class Search:
     """One search over a batch of pictures: iterate over it once, then read `results`.
 
-    Yields (HR, LR) once, at the end, or with save_intermediate after every step. On a CPU the
-    pictures are searched one by one within each step: batching gains nothing there, and so a
-    picture's result does not depend on its neighbours to the last bit.
+    Yields (HR, LR) once, at the end, or with save_intermediate after every step. The pictures of a
+    batch share nothing but the arithmetic.
+
+    synthesize: what draws, generator.synthesis or a faster form of the same function. All that a
+    step changes are tensors, in place, its own number and the learning rate among them: so that on
+    CUDA steps can be recorded and replayed (`replay`), and the device is never waited for.
     """
 
     def __init__(
         self,
         generator: Generator,
+        synthesize: Synthesize,
         ref_im: Tensor,
         settings: Settings,
         seeds: Sequence[int],
-        save_intermediate: bool,
-        on_step: Callable[[int, dict[str, Tensor]], None] | None,
-        replay: bool,
+        *,
+        save_intermediate: bool = False,
+        on_step: Callable[[int, Figures], None] | None = None,
+        replay: Replay | None = None,
     ):
-        self.steps = settings.steps
-        self.save_intermediate, self.on_step = save_intermediate, on_step
-        alone = generator.mean.device.type == "cpu"
-        size = 1 if alone else len(seeds)
-        self.walks = [
-            Walk(generator, ref_im[i : i + size], settings, seeds[i : i + size], replay)
-            for i in range(0, len(seeds), size)
+        self.generator, self.synthesize = generator, synthesize
+        self.settings, self.seeds = settings, seeds
+        self.save_intermediate, self.on_step, self.replay = save_intermediate, on_step, replay
+        device = generator.mean.device
+        on_cuda = device.type == "cuda"
+        ref_im = ref_im.to(device)
+        self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps)
+
+        starts = [starting_point(generator, settings, seed) for seed in seeds]
+        self.v = torch.cat([v for v, _ in starts]).to(device).requires_grad_()  # (B, L or 1, d)
+        maps = zip(*(noise for _, noise in starts), strict=True)
+        self.noise = [torch.cat(each).to(device) for each in maps]  # L times (B, 1, r, r)
+        roles = settings.noise_roles(generator.num_layers)
+        self.trained = [layer for layer, role in enumerate(roles) if role == "trainable"]
+        variables = [self.v, *(self.noise[layer].requires_grad_() for layer in self.trained)]
+
+        # On CUDA beside the arithmetic; else where Python reads them at no cost.
+        where = {"device": device if on_cuda else "cpu"}
+        T = settings.steps
+        rates = [
+            settings.learning_rate * lr_multiplier(settings.lr_schedule, t, T) for t in range(T)
         ]
+        self.rates = torch.tensor(rates, dtype=torch.float32 if on_cuda else torch.float64, **where)
+        self.rate = self.rates[0].clone()  # of the present step, ()
+        self.index = torch.zeros(1, dtype=torch.int64, **where)  # of the present step
+        self.steps_done = 0
+        optimiser = OPTIMISERS[settings.opt_name]
+        self.optimiser = SphericalOptimizer(
+            getattr(torch.optim, optimiser.name),
+            variables,
+            lr=self.rate,
+            **optimiser.options,
+            **(optimiser.on_cuda if on_cuda else {}),
+        )
+
+        B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
+        self.best = {
+            "HR": torch.zeros(B, 3, S, S, device=device),
+            "LR": torch.zeros(B, 3, h, h, device=device),
+            "total": torch.full((B,), torch.inf, device=device),
+            "mse": torch.full((B,), torch.nan, device=device),
+            "GEOCROSS": torch.full((B,), torch.nan, device=device),
+            "step": torch.full((B,), -1, device=device),
+            "within": torch.zeros(B, dtype=torch.bool, device=device),
+            "w": torch.zeros_like(self.v, requires_grad=False),
+            **{layer: torch.zeros_like(self.noise[layer]).detach() for layer in self.trained},
+        }
+        self._iterates = self.best["HR"], self.best["LR"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(self.walks[0].steps_done, self.steps):
-            figures = [walk.step() for walk in self.walks]
+        for step in range(self.steps_done, self.settings.steps):
+            figures = self.step()
             if self.on_step is not None:
-                names = figures[0]
-                self.on_step(step, {name: torch.cat([f[name] for f in figures]) for name in names})
-            if self.save_intermediate or step + 1 == self.steps:
-                HR, LR = zip(*(walk.pictures() for walk in self.walks), strict=True)
-                yield torch.cat(HR), torch.cat(LR)
+                self.on_step(step, figures)
+            if self.save_intermediate or step + 1 == self.settings.steps:
+                yield self.pictures
+
+    def step(self) -> Figures:
+        """Judge the present iterate, then move, unless it is the last. Returns its figures: "L2"
+        (the mean squared difference, not bounded by eps), "GEOCROSS" and "total", each (B,) and on
+        the device.
+        """
+        if self.steps_done + 1 == self.settings.steps:
+            self.replay = None  # and with it the memory that a recorded step holds
+            with torch.no_grad():
+                figures = self._judge()[1]
+        else:
+            figures = self.replay(self._descend) if self.replay else self._descend()
+        self.steps_done += 1
+        return figures
+
+    def _descend(self) -> Figures:
+        """One step but the last: projected gradient descent. Changes tensors only, in place."""
+        self.optimiser.zero_grad()
+        total, figures = self._judge()
+        total.sum().backward()
+        self.rate.copy_(self.rates.index_select(0, self.index)[0])
+        self.optimiser.step()
+        self.index += 1
+        return figures
+
+    def _judge(self) -> tuple[Tensor, Figures]:
+        """The present iterate's loss (B,), to be differentiated, and its figures; the best so far
+        is kept.
+        """
+        w = self.generator.w_of(self.v)
+        HR = draw(self.synthesize, w, self.noise)
+        total, terms = self.loss(w, HR)
+        self._iterates = HR.detach(), terms["LR"].detach()
+        self._keep_best(total.detach(), HR.detach(), w.detach(), terms)
+        figures = {"L2": terms["mse"], "GEOCROSS": terms["GEOCROSS"], "total": total}
+        return total, {name: values.detach() for name, values in figures.items()}
+
+    @torch.no_grad()
+    def _keep_best(self, total: Tensor, HR: Tensor, w: Tensor, terms: dict[str, Tensor]) -> None:
+        """Per picture: an iterate within eps beats all that are not; of two alike the lower total,
+        the earlier on a tie.
+        """
+        best = self.best
+        within = terms["mse"] <= self.settings.eps
+        better = (within & ~best["within"]) | ((within == best["within"]) & (total < best["total"]))
+        better &= total.isfinite()
+        present = {
+            "HR": HR,
+            "LR": terms["LR"],
+            "total": total,
+            "mse": terms["mse"],
+            "GEOCROSS": terms["GEOCROSS"],
+            "step": self.index.to(total.device).expand_as(best["step"]),
+            "within": within,
+            "w": w,
+            **{layer: self.noise[layer].detach() for layer in self.trained},
+        }
+        for name, value in present.items():
+            chosen = better.view(-1, *[1] * (value.ndim - 1))
+            torch.where(chosen, value, best[name], out=best[name])
+
+    @property
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """The best so far: HR (B, 3, S, S) and LR = DS of the unclamped HR (B, 3, h, h), both
+        clamped to [0, 1], on the CPU.
+        """
+        return self.best["HR"].clamp(0, 1).cpu(), self.best["LR"].clamp(0, 1).cpu()
 
     @property
     def iterates(self) -> tuple[Tensor, Tensor]:
-        """The present iterates, for an `on_step`: HR and LR as they are yielded."""
-        HR, LR = zip(*(walk.iterate for walk in self.walks), strict=True)
-        return torch.cat(HR).clamp(0, 1).cpu(), torch.cat(LR).clamp(0, 1).cpu()
+        """The iterates judged last, for an `on_step`: HR and LR as they are yielded."""
+        HR, LR = self._iterates
+        return HR.clamp(0, 1).cpu(), LR.clamp(0, 1).cpu()
 
     @property
     def latents(self) -> list[Latent]:
         """What the best so far were drawn from, one Latent per picture."""
-        return [latent for walk in self.walks for latent in walk.latents()]
+        parts = {name: self.best[name].to("cpu", copy=True) for name in ("w", *self.trained)}
+        return [
+            Latent(parts["w"][i], {layer: parts[layer][i, 0] for layer in self.trained})
+            for i in range(len(self.seeds))
+        ]
 
     @property
     def results(self) -> list[Result]:
         """What was reached so far, one Result per picture."""
-        return [result for walk in self.walks for result in walk.results()]
+        names = ("mse", "GEOCROSS", "total", "step", "within")
+        columns = [self.best[name].tolist() for name in names]
+        return [Result(*row) for row in zip(self.seeds, *columns, strict=True)]
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,14 +227,14 @@ def choose_device(name: str) -> torch.device:
 
     Raises: UserError for a device that this machine, or this PyTorch, does not have.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, is_there in there.items() if is_there)
-    if not there.get(name.split(":")[0], False):
+        name = next(kind for kind, usable in available.items() if usable)
+    if not available.get(name.split(":")[0], False):
         raise UserError(f"device {name!r} is not available here: use auto or cpu")
     return torch.device(name)
 
@@ -107,11 +245,10 @@ class PULSE:
     generator: `ffhq`, `demo` or the path of a weight file. device: `auto`, `cuda`, `mps` or `cpu`.
     cache_dir: where weights, prior fits and compiled code are kept. compile: `auto`, `on` or `off`.
     precision: `float32`, `tf32` or `bfloat16`, of the network's convolutions; None is PyTorch's own
-    choice (accelerate.py). progress: tell of downloads on stderr. `formulation` is what the last
-    search was computed with.
+    choice (fast/choose.py). progress: tell of downloads on stderr.
 
-    Raises: UserError where no generator can be had under that name; ValueError for a device
-    that is not there, or an unknown `compile` or `precision`.
+    Raises: UserError where no generator or no device can be had under that name, or for an unknown
+    `compile` or `precision`.
     """
 
     def __init__(
@@ -124,18 +261,22 @@ class PULSE:
         progress: bool = True,
     ):
         self.device = choose_device(device)
-        self.generator = load_generator(generator, cache_dir, progress).to(self.device)
+        self.generator = load_generator(generator, cache_dir, progress)
+        if self.device.type != "cpu":
+            _ = self.generator.sha256  # hashed here: later it would copy every weight back
+        self.generator.to(self.device)
         self._accelerator = Accelerator(
             self.generator.synthesis, Path(cache_dir), compile, precision
         )
         self.precision = self._accelerator.precision
-        self.formulation = "plain"
+        self.formulation = "plain"  # of the network, in the last search: then eager or compiled
 
-    def accelerate(self, steps: int, like: str | None = None) -> None:
-        """Compute the generator's pictures in the form that is best for searches of `steps`, or
-        `like` an earlier one.
+    def fast_form(self, steps: int, like: str | None = None) -> Synthesize:
+        """The generator's network in the form that is best for searches of `steps`, or that of an
+        earlier search, `like` "eager" or "compiled".
         """
-        self.formulation, self.generator.synthesize = self._accelerator.choose(steps, like)
+        self.formulation, synthesize = self._accelerator.choose(steps, like)
+        return synthesize
 
     def __call__(
         self,
@@ -143,12 +284,13 @@ class PULSE:
         *,
         seed: int | Sequence[int] | None = None,
         save_intermediate: bool = False,
-        on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+        on_step: Callable[[int, Figures], None] | None = None,
         settings: Settings | None = None,
         **changes,
     ) -> Search:
         """Search for pictures that downscale to `ref_im` (B, 3, h, h) in [0, 1]; (3, h, h) is one
-        picture.
+        picture. Batches pay on a GPU; on a CPU give one picture at a time, as run.py does: nothing
+        is lost, and no result depends on its neighbours to the last bit.
 
         seed: one number for all pictures, or one each; None draws one (it is in the results).
         save_intermediate: yield the best pair so far after every step. on_step: called as
@@ -156,8 +298,8 @@ class PULSE:
         (B,) on the device. settings: a Settings; single ones can be given by name, as in
         `model(ref_im, steps=200, eps=1e-3)`.
 
-        Raises: UserError, one sentence, for a tensor, seed or setting that cannot be used;
-        TypeError for an unknown name.
+        Raises: UserError, a ValueError of one sentence, for a tensor, seed or setting that cannot
+        be used; TypeError for an unknown name.
         """
         settings = dataclasses.replace(settings or Settings(), **changes)
         settings.check()
@@ -179,9 +321,17 @@ class PULSE:
             raise UserError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
         for each in seeds:
             require_seed(each)
-        self.accelerate(settings.steps)
-        replay = self._accelerator.replays(settings.steps)
-        return Search(self.generator, ref_im, settings, seeds, save_intermediate, on_step, replay)
+        replays = self._accelerator.replays(settings.steps)
+        return Search(
+            self.generator,
+            self.fast_form(settings.steps),
+            ref_im,
+            settings,
+            seeds,
+            save_intermediate=save_intermediate,
+            on_step=on_step,
+            replay=Replay(self.device) if replays else None,
+        )
 
     def render(self, file: str | os.PathLike) -> Tensor:
         """The picture of a latent file that `run.py -save_latent` wrote: HR (1, 3, S, S) in [0, 1],
@@ -190,8 +340,8 @@ class PULSE:
         Raises: UserError for a file that cannot be used, or is of another generator.
         """
         record = read_latent(file)[1]
-        self.accelerate(record["settings"]["steps"], record.get("formulation"))
-        return redraw(self.generator, file)
+        steps, formulation = record["settings"]["steps"], record.get("formulation")
+        return redraw(self.generator, self.fast_form(steps, formulation), file)
 
 
 def require_lr_size(width: int, height: int, resolution: int) -> None:

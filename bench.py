@@ -162,7 +162,7 @@ def measure_start(device: torch.device, file: Path, folder: Path) -> dict:
     show_time(figures, "load a generator", time.perf_counter() - start)
     for name in ("compile and fold weights, cold", "the same, compiled code from the cache"):
         start = time.perf_counter()
-        PULSE(file, str(device), cache, compile="on").accelerate(STEPS)
+        PULSE(file, str(device), cache, compile="on").fast_form(STEPS)
         show_time(figures, name, time.perf_counter() - start)
     del model
     return figures
@@ -214,7 +214,7 @@ def measure_profile(args, file: Path, cache_dir: Path) -> dict[str, dict[str, fl
     found = {}
     for precision in ["float32"] + ["bfloat16"] * has_bfloat16():
         model = PULSE(file, "cpu", cache_dir, compile="on", precision=precision)
-        model.accelerate(STEPS)
+        model.fast_form(STEPS)
         found[precision] = profile(model, args.repeats)
         print(f"a step in {precision}, {model.formulation}, ms:")
         for part, seconds in found[precision].items():

@@ -154,8 +154,8 @@ def cards(evaluation: Evaluation, by_input: list[list[Result]]) -> Iterator[Card
             except UserError:  # gone since it was measured
                 continue
             HR.thumbnail((CARD, CARD), Image.Resampling.LANCZOS)
-            record = read_record(result.place.with_suffix(".json")) or {}
-            curve = record.get("curve")
+            record = read_record(result.place.with_suffix(".json"))
+            curve = record and record.curve
             values = curve.get("L2") if isinstance(curve, dict) else None
             yield Card(
                 name=result.place.stem,

@@ -54,7 +54,7 @@ class LossBuilder(nn.Module):
 
     def forward(self, w: Tensor, HR: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """w (B, L, d); HR (B, 3, S, S), not clamped → total (B,), and {"LR": DS(HR) (B, 3, h, h),
-        "MSE": mean squared difference (B,), not bounded by eps, and "L2", "L1", "GEOCROSS": (B,),
+        "mse": mean squared difference (B,), not bounded by eps, and "L2", "L1", "GEOCROSS": (B,),
         each whether it is part of the total or not}.
         """
         factor = HR.shape[-1] // self.ref_im.shape[-1]
@@ -69,4 +69,4 @@ class LossBuilder(nn.Module):
             "GEOCROSS": geocross(w),
         }
         total = sum(weight * values[term] for weight, term in self.terms)
-        return total, {"LR": LR, "MSE": mse, **values}
+        return total, {"LR": LR, "mse": mse, **values}

@@ -8,16 +8,32 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from cli.errors import UserError
 
-LOSS_TERMS = ("L2", "L1", "GEOCROSS")
+
+class Optimiser(NamedTuple):
+    """An optimiser of torch.optim, by name: torch itself takes seconds to import."""
+
+    name: str
+    options: dict = {}
+    on_cuda: dict = {}  # what lets it take the learning rate from the device, and be recorded
+
+
+OPTIMISERS = {
+    "sgd": Optimiser("SGD", {}, {"fused": True}),
+    "adam": Optimiser("Adam", {}, {"capturable": True}),
+    "sgdm": Optimiser("SGD", {"momentum": 0.9}, {"fused": True}),
+    "adamax": Optimiser("Adamax", {}, {"capturable": True}),
+}
+LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")
-OPTIMISERS = ("sgd", "adam", "sgdm", "adamax")
+LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")  # what lr_multiplier computes
 COMPILE = ("auto", "on", "off")
 PRECISIONS = ("float32", "tf32", "bfloat16")
-LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")
 DEFAULT_TRAINABLE_NOISE_LAYERS = 5
 DEFAULT_BAD_NOISE_LAYERS = "17"
 SEEDS = 2**63  # image seeds are whole numbers from 0 to SEEDS - 1
@@ -50,11 +66,26 @@ def parse_loss(loss_str: str) -> list[tuple[float, str]]:
     return terms
 
 
-def _setting(default, help: str, shown: str | None = None, kind: type | None = None):
-    """A field that knows what `-h` says of it; `shown` where the default is not its own
-    description.
+def lr_multiplier(schedule: str, step: int, steps: int) -> float:
+    """The learning rate at `step` of `steps`, as a multiple of the one that was set.
+
+    linear1cycle: (9·(1 − |2x/T − 1|) + 1)/10. linear1cycledrop: that over the first 0.9·T, then
+    from 1/10 down to 1/1000 in a line.
     """
-    about = {"help": help, "shown": shown, "kind": kind or type(default)}
+    if schedule == "fixed":
+        return 1.0
+    ramp = steps if schedule == "linear1cycle" else 0.9 * steps
+    if step < ramp or schedule == "linear1cycle":
+        return (9 * (1 - abs(2 * step / ramp - 1)) + 1) / 10
+    return 1 / 10 + (step - ramp) / (0.1 * steps) * (1 / 1000 - 1 / 10)
+
+
+def setting(default, help: str, shown: str | None = None, kind: Callable | None = None, **options):
+    """A field of a dataclass that is also a flag (cli.command.Parser.flags_of): `help` is what `-h`
+    says of it, `shown` its default where that is not its own description, `kind` what parses it,
+    options argparse's.
+    """
+    about = {"help": help, "shown": shown, "kind": kind or type(default), "options": options}
     return field(default=default, metadata=about)
 
 
@@ -62,48 +93,48 @@ def _setting(default, help: str, shown: str | None = None, kind: type | None = N
 class Settings:
     """How to search; one for all pictures of a run. `check()` before use."""
 
-    loss_str: str = _setting(
+    loss_str: str = setting(
         "100*L2+0.05*GEOCROSS",
         "what is minimised: a sum of weight*TERM, the terms L2, L1 and GEOCROSS; more GEOCROSS for "
         "more natural faces, less to come closer to the LR",
     )
-    eps: float = _setting(
+    eps: float = setting(
         2e-3,
         "mean squared difference, of pixels in [0, 1], at which the downscaled picture counts as "
         "equal to the LR; the paper's own figures are for 1e-3",
     )
-    noise_type: str = _setting(
+    noise_type: str = setting(
         "trainable",
         "zero, fixed (as drawn) or trainable (the coarsest maps are searched as well)",
     )
-    num_trainable_noise_layers: int | None = _setting(
+    num_trainable_noise_layers: int | None = setting(
         None,
         "how many noise maps are searched, from the coarsest; the default is cut to those that the "
         "generator has",
         shown="5",
         kind=int,
     )
-    tile_latent: bool = _setting(
+    tile_latent: bool = setting(
         False,
         "one latent for all layers: closest to what the generator was trained on, eps is reached "
         "less often",
     )
-    bad_noise_layers: str | None = _setting(
+    bad_noise_layers: str | None = setting(
         None,
         'noise layers that are zeroed, dot-separated, "" for none; the default where the generator '
         "has that layer",
         shown="17",
         kind=str,
     )
-    opt_name: str = _setting("adam", "sgd, adam, sgdm (momentum 0.9) or adamax")
-    learning_rate: float = _setting(
+    opt_name: str = setting("adam", "sgd, adam, sgdm (momentum 0.9) or adamax")
+    learning_rate: float = setting(
         0.4,
         "of the optimiser; each variable lives on a sphere of radius about √d, so steps are long",
     )
-    steps: int = _setting(
+    steps: int = setting(
         100, "iterates that are judged; more come closer, the schedule stretches over them"
     )
-    lr_schedule: str = _setting(
+    lr_schedule: str = setting(
         "linear1cycledrop",
         "multiplier of the learning rate: fixed, linear1cycle (0.1 up to 1 and down again) or "
         "linear1cycledrop (the same, then down to 0.001)",

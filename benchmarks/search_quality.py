@@ -16,9 +16,8 @@ from torch import Tensor
 
 from cli.progress import Progress
 from fast.choose import choose_threads, has_bfloat16
-from PULSE import PULSE
+from PULSE import PULSE, Result, Search
 from search_settings import Settings
-from walk import Result, Walk
 
 
 def forms_for(device: torch.device) -> list[tuple[str, str]]:
@@ -30,14 +29,16 @@ def forms_for(device: torch.device) -> list[tuple[str, str]]:
     return [("plain", "float32"), *(("fast", precision) for precision in fast)]
 
 
-def search_all(model: PULSE, pictures: Tensor, settings: Settings, progress: Progress):
+def search_all(
+    model: PULSE, synthesize, pictures: Tensor, settings: Settings, progress: Progress
+) -> list[Result]:
     """One search for each of pictures (N, 3, h, h), with its number as the seed: N results."""
     results: list[Result] = []
     for i in range(len(pictures)):
-        walk = Walk(model.generator, pictures[i : i + 1], settings, [i])
-        for _ in range(settings.steps):
-            walk.step()
-        results += walk.results()
+        search = Search(model.generator, synthesize, pictures[i : i + 1], settings, [i])
+        for _ in search:
+            pass
+        results += search.results
         progress.advance()
     return results
 
@@ -65,10 +66,9 @@ def compare(
     for form, precision in forms_for(device):
         model = PULSE(generator, str(device), cache_dir, compile="on", precision=precision)
         torch.set_num_threads(choose_threads(None, model.generator.synthesis))
-        if form == "fast":
-            model.accelerate(steps)  # else it draws with stylegan.py, as it does when it is made
+        synthesize = model.fast_form(steps) if form == "fast" else model.generator.synthesis
         progress = Progress(len(pictures), "face")
-        results = search_all(model, pictures, settings, progress)
+        results = search_all(model, synthesize, pictures, settings, progress)
         progress.close()
         l2 = [result.l2 for result in results]
         within = [float(result.within_eps) for result in results]

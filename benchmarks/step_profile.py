@@ -7,9 +7,8 @@ from collections import defaultdict
 
 import torch
 
-from PULSE import PULSE
+from PULSE import PULSE, Search
 from search_settings import Settings
-from walk import Walk
 
 CONVOLUTIONS, BETWEEN = "convolutions", "between convolutions"
 TO_RGB, REST = "to RGB", "styles, loss, downscaling, best so far, optimiser"
@@ -17,12 +16,12 @@ KERNELS = ("leaky", "affine", "sums", "leaky_grad", "blur")
 
 
 def profile(model: PULSE, steps: int) -> dict[str, float]:
-    """Seconds of a step of `model`, whose generator is accelerated already, for an LR of 32 pixels
-    and batch 1: the mean of `steps`, after two that are not counted; by part, and "a step" in all.
+    """Seconds of a step of `model` in its fast form, for an LR of 32 pixels and batch 1: the mean
+    of `steps`, after two that are not counted; by part, and "a step" in all.
 
-    The functions of that generator are timed from then on: give a model of its own.
+    The functions of that form are timed from then on: give a model of its own.
     """
-    fast = model.generator.synthesize
+    fast = model.fast_form(steps)
     spent: dict[str, float] = defaultdict(float)
 
     def timed(owner, name: str, part: str) -> None:
@@ -43,13 +42,14 @@ def profile(model: PULSE, steps: int) -> dict[str, float]:
     for layer in fast.layers:
         for name in ("convolve", "convolve_back"):
             timed(layer, name, CONVOLUTIONS)
-    walk = Walk(model.generator, torch.full((1, 3, 32, 32), 0.5), Settings(steps=steps + 3), [0])
+    ref_im = torch.full((1, 3, 32, 32), 0.5)
+    search = Search(model.generator, fast, ref_im, Settings(steps=steps + 3), [0])
     for _ in range(2):
-        walk.step()
+        search.step()
     spent.clear()
     start = time.perf_counter()
     for _ in range(steps):
-        walk.step()
+        search.step()
     total = time.perf_counter() - start
     found = {part: spent[part] for part in (CONVOLUTIONS, BETWEEN, TO_RGB)}
     found[REST] = total - sum(found.values())

@@ -18,10 +18,9 @@ import stylegan
 from benchmarks.hardware import wait_for_device
 from generators.formats import Networks
 from generators.load import save_generator
-from PULSE import PULSE
+from PULSE import PULSE, Search
 from search_settings import Settings
 from stylegan import G_synthesis
-from walk import Walk
 
 PLAIN_LIBRARY = "plain, F.instance_norm"
 STEPS = 100  # of a search, by which images per minute are reckoned
@@ -58,15 +57,16 @@ def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Pa
     model = PULSE(file, device_name, cache_dir, compile=compile, precision=row.precision)
     generator, device = model.generator, model.device
     if row.formulation.startswith("plain"):
-        generator.synthesize = generator.synthesis
+        synthesize = generator.synthesis
         if row.formulation == PLAIN_LIBRARY:
             stylegan.instance_norm = F.instance_norm
     else:
-        model.accelerate(STEPS)
+        synthesize = model.fast_form(STEPS)
     settings = Settings(steps=2 * repeats + 10)
     size = 1 if device.type == "cpu" else row.batch  # as the search itself does
-    walks = [
-        Walk(generator, torch.full((size, 3, 32, 32), 0.5), settings, list(range(i, i + size)))
+    ref_im = torch.full((size, 3, 32, 32), 0.5)
+    searches = [
+        Search(generator, synthesize, ref_im, settings, list(range(i, i + size)))
         for i in range(0, row.batch, size)
     ]
     seconds = []
@@ -74,8 +74,8 @@ def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Pa
     for _ in range(uncounted + repeats):
         wait_for_device(device)
         start = time.perf_counter()
-        for walk in walks:
-            walk.step()
+        for search in searches:
+            search.step()
         wait_for_device(device)
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux

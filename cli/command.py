@@ -7,6 +7,7 @@ too. Imports nothing heavy, so that `-h` answers at once.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import signal
@@ -37,6 +38,17 @@ class Parser(argparse.ArgumentParser):
         if shown not in (None, False):
             help = f"{help} (default: {shown})"
         self.add_argument(f"-{name}", default=default, help=help.replace("%", "%%"), **options)
+
+    def flags_of(self, settings: type) -> None:
+        """Add a flag for every field of a dataclass of settings (search_settings.setting)."""
+        for each in dataclasses.fields(settings):
+            about = each.metadata
+            if about["kind"] is bool:
+                self.flag(each.name, about["help"], False, action="store_true")
+            else:
+                kind = {} if about["kind"] is str else {"type": about["kind"]}
+                options = {**kind, **about["options"]}
+                self.flag(each.name, about["help"], each.default, about["shown"], **options)
 
     def parse_args(self, args=None, namespace=None):
         """Two dashes are taken for one; what follows a flag that takes a value is its value, also

@@ -19,7 +19,7 @@ from cli.errors import UserError
 from evaluation import metrics
 from evaluation.results import FROM_RECORD, PictureFolder, Problems, Result
 from imaging.pictures import read_picture
-from runner.records import pixels_sha256
+from runner.jobs import pixels_sha256
 
 CHANGED = (
     "it is another picture than the one that the results were made from: name the folder of that "

@@ -21,7 +21,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from cli.errors import escaped
-from runner.records import IMAGINARY, VERSION, XMP
+from imaging.provenance import IMAGINARY, XMP
+from runner.records import VERSION
 from safe_files import atomic_write
 
 PAGE = Path(__file__).with_name("report_page.html")

@@ -67,13 +67,13 @@ def _result(place: Path) -> Result | None:
     record = read_record(place.with_suffix(".json"))
     if record is None:
         return None
-    names = [record["input"].get(key) for key in ("file", "pixels_sha256")]
-    l2, eps = number(record.get("l2")), number(record.get("eps"))
+    names = [record.input.get(key) for key in ("file", "pixels_sha256")]
+    l2, eps = number(record.l2), number(record.eps)
     if l2 is None or l2 < 0 or eps is None or not all(isinstance(name, str) for name in names):
         return None
-    rest = {key: number(record.get(key)) for key in FROM_RECORD}
-    steps = number(record["settings"].get("steps"))
-    return Result(place, *names, l2, record["within_eps"], eps, steps=steps, **rest)
+    rest = {key: number(getattr(record, key)) for key in FROM_RECORD}
+    steps = number(record.settings.get("steps"))
+    return Result(place, *names, l2, record.within_eps, eps, steps=steps, **rest)
 
 
 def read_results(runs: Path, problems: Problems) -> dict[tuple[str, str], list[Result]]:

@@ -2,7 +2,7 @@
 (.npz) from which a result can be drawn again.
 
     latent, record = read_latent("runs/anna.npz")    # run.py -save_latent wrote it
-    HR = redraw(generator, "runs/anna.npz")          # (1, 3, S, S) in [0, 1]: the picture again
+    HR = redraw(generator, generator.synthesis, "runs/anna.npz")  # (1, 3, S, S): the picture again
 
 In a latent file, which numpy opens with allow_pickle=False: `w`, the generator's input;
 `noise_0` …, the noise maps that were searched; `record`, JSON: the seed, which redraws the other
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,16 +64,21 @@ def starting_point(
     return v, noise
 
 
-def draw(generator: Generator, w: Tensor, noise: list[Tensor]) -> Tensor:
-    """What the generator makes of w (B, L, d), or (B, 1, d) for all layers, and L noise maps
-    (B, 1, r, r): HR (B, 3, S, S), not clamped.
+def draw(
+    synthesize: Callable[[Tensor, list[Tensor]], Tensor], w: Tensor, noise: list[Tensor]
+) -> Tensor:
+    """HR = (G(w, noise) + 1)/2, (B, 3, S, S), not clamped; of w (B, L, d), or (B, 1, d) for all
+    layers, and L noise maps (B, 1, r, r).
     """
-    layers = w.expand(-1, generator.num_layers, -1)  # (B, L, d)
-    return generator.synthesize(layers, noise).mul(0.5).add_(0.5)
+    return synthesize(w.expand(-1, len(noise), -1), noise).mul(0.5).add_(0.5)
 
 
 @torch.no_grad()
-def redraw(generator: Generator, path: str | os.PathLike) -> Tensor:
+def redraw(
+    generator: Generator,
+    synthesize: Callable[[Tensor, list[Tensor]], Tensor],
+    path: str | os.PathLike,
+) -> Tensor:
     """The picture of a latent file: HR (1, 3, S, S) in [0, 1], on the CPU.
 
     Raises: UserError where the file cannot be used, or is of another generator.
@@ -83,7 +89,7 @@ def redraw(generator: Generator, path: str | os.PathLike) -> Tensor:
     for layer, searched in latent.noise.items():
         noise[layer] = searched[None, None]
     device = generator.mean.device
-    HR = draw(generator, latent.w[None].to(device), [maps.to(device) for maps in noise])
+    HR = draw(synthesize, latent.w[None].to(device), [maps.to(device) for maps in noise])
     return HR.clamp(0, 1).cpu()
 
 

@@ -7,7 +7,6 @@ the path of a weight file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,11 +35,6 @@ class Generator:
     mean: Tensor  # (d,)
     std: Tensor  # (d,)
     about: dict
-    # w (B, L, d), noise -> picture: `synthesis`, or the same computed faster
-    synthesize: Callable[[Tensor, list[Tensor]], Tensor] | None = None
-
-    def __post_init__(self):
-        self.synthesize = self.synthesize or self.synthesis
 
     @cached_property
     def sha256(self) -> str:

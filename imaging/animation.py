@@ -23,8 +23,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from cli.errors import UserError
 from imaging.pictures import to_picture
+from imaging.provenance import IMAGINARY, XMP
 from imaging.sheet import INK, OUTSIDE, WITHIN
-from runner.records import IMAGINARY, XMP
 from safe_files import atomic_write
 
 KINDS = ("gif", "webp", "mp4")

@@ -23,7 +23,7 @@ LOCK = ".pulse.lock"  # in the folder that a run writes into
 FOREVER = timedelta(days=365)  # a search may take as long as it likes
 
 
-class Alone:
+class SingleProcess:
     """The only process there is."""
 
     rank, size = 0, 1
@@ -53,7 +53,7 @@ class Alone:
         return [report]
 
 
-class Together(Alone):
+class LaunchedProcess(SingleProcess):
     """One of several processes that a launcher started."""
 
     def __init__(self, store, rank: int, size: int):
@@ -129,15 +129,15 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def join() -> Alone:
+def join() -> SingleProcess:
     """This process's place among those that a launcher started: RANK and WORLD_SIZE say so."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Alone()
+        return SingleProcess()
     import torch.distributed
 
     store, rank, size = next(torch.distributed.rendezvous("env://", timeout=FOREVER))
     ours = torch.distributed.PrefixStore(meet(store, rank, size), store)
-    return Together(ours, rank, size)
+    return LaunchedProcess(ours, rank, size)
 
 
 def lock_folder(output_dir: Path, handle) -> None:

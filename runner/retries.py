@@ -1,5 +1,5 @@
-"""A batch of pictures goes through the search, those outside eps again where -retries says so; of
-all attempts at a picture the best one counts.
+"""A batch of jobs goes through the search, those outside eps again where -retries says so; of all
+attempts at a job the best one counts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import dataclasses
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,128 +16,121 @@ from torch import Tensor
 
 from generators.latents import Latent
 from imaging.animation import Film
-from PULSE import PULSE
-from runner.records import Job, curves, plain, write_intermediates
+from PULSE import PULSE, Figures, Result
+from runner.jobs import Job, write_intermediates
+from runner.options import RunOptions
+from runner.records import curves, finite_or_none
 from search_settings import Settings
-from walk import Result
 
 
 @dataclass
-class Piece:
-    """A job with its input."""
+class Attempt:
+    """One search for one job."""
 
-    job: Job
-    LR: Tensor  # (3, h, h)
-    pixels: str  # SHA-256
-
-
-@dataclass
-class Found:
-    """The best attempt for a job so far."""
-
-    HR: Tensor
-    LR: Tensor
+    HR: Tensor  # (3, S, S) in [0, 1]
+    LR: Tensor  # (3, h, h), DS(HR)
     result: Result
     latent: Latent
-    curve: dict[str, list]
+    curve: dict[str, list]  # per figure, its value at every step
     film: Film | None
     seconds: float
 
+    @property
+    def rank(self) -> tuple:
+        """Smaller is better: within eps before outside, then by loss; what is not finite last."""
+        return (not self.result.within_eps, self.result.best_step < 0, self.result.total)
 
-Attempted = tuple[Piece, Found, list[dict]]  # the best attempt, and the figures of all
+
+@dataclass
+class LoadedJob:
+    """A job with its LR picture, and what its searches found."""
+
+    job: Job
+    LR: Tensor  # (3, h, h) in [0, 1]
+    pixels_sha256: str
+    best: Attempt | None = None
+    attempts: list[dict] = field(default_factory=list)  # the figures of each
+
+    def add(self, attempt: Attempt) -> None:
+        """Count an attempt: it is kept if it is the best so far."""
+        figures = dataclasses.asdict(attempt.result)
+        self.attempts.append({name: finite_or_none(value) for name, value in figures.items()})
+        if self.best is None or attempt.rank < self.best.rank:
+            self.best = attempt
 
 
-class Searcher:
-    """Searches with one model; `live(jobs)` is what tells of a batch while it is searched, called
-    as on_step(step, figures).
+def search_with_retries(
+    model: PULSE,
+    batch: list[LoadedJob],
+    settings: Settings,
+    options: RunOptions,
+    seed: int,
+    on_step: Callable[[int, Figures], None],
+) -> list[LoadedJob]:
+    """Search for the jobs of a batch, again for those outside eps, as often as options.retries
+    says; returns those for which memory was not enough.
+
+    on_step: told of every step's figures. Raises: OSError where a file cannot be written.
     """
-
-    def __init__(
-        self,
-        model: PULSE,
-        settings: Settings,
-        args,
-        live: Callable[[list[Job]], Callable[[int, dict[str, Tensor]], None]],
-    ):
-        self.model, self.settings, self.args, self.live = model, settings, args, live
-
-    def attempt(self, pieces: list[Piece]) -> tuple[list[Attempted], list[Piece]]:
-        """Search for the pieces of one batch, again for those outside eps: the best of each, and
-        what all its attempts reached; and the pieces for which memory was not enough.
-
-        Raises: OSError.
-        """
-        best: dict[str, Found] = {}
-        attempts: dict[str, list[dict]] = {piece.job.name: [] for piece in pieces}
-        waiting, too_large = pieces, []
-        for attempt in range(self.args.retries + 1):
-            try:
-                found = self.search(waiting, attempt)
-            except torch.OutOfMemoryError:
-                too_large = waiting
-                break
-            for piece, new in zip(waiting, found, strict=True):
-                name = piece.job.name
-                figures = dataclasses.asdict(new.result)
-                attempts[name].append({key: plain(value) for key, value in figures.items()})
-                if name not in best or _rank(new.result) < _rank(best[name].result):
-                    best[name] = new
-            waiting = [p for p in waiting if not best[p.job.name].result.within_eps]
-            if not waiting:
-                break
-        done = [
-            (piece, best[piece.job.name], attempts[piece.job.name])
-            for piece in pieces
-            if piece.job.name in best
-        ]
-        return done, too_large
-
-    def search(self, pieces: list[Piece], attempt: int) -> list[Found]:
-        """One search over a batch."""
-        jobs = [piece.job for piece in pieces]
-        figures: list[dict[str, Tensor]] = []
-        live = self.live(jobs)
-        films = []
-        if self.args.animation:
-            require_there(self.args.output_dir)
-            steps, eps = self.settings.steps, self.settings.eps
-            films = [Film(steps, eps, self.args.output_dir) for _ in jobs]
-
-        def on_step(step: int, present: dict[str, Tensor]) -> None:
-            figures.append(present)
-            live(step, present)
-            if films and films[0].wants(step):
-                for film, l2, *pair in zip(
-                    films, present["L2"].tolist(), *search.iterates, strict=True
-                ):
-                    film.add(step, l2, *pair)
-
-        started = time.monotonic()
-        search = self.model(
-            torch.stack([piece.LR for piece in pieces]),
-            seed=[job.seed(self.args.seed, attempt) for job in jobs],
-            settings=self.settings,
-            save_intermediate=self.args.save_intermediate,
-            on_step=on_step,
-        )
-        for step, (HR, LR) in enumerate(search):
-            if self.args.save_intermediate:
-                require_there(self.args.output_dir)
-                for i, job in enumerate(jobs):
-                    write_intermediates(job, step, self.settings.steps, HR[i], LR[i])
-        seconds = (time.monotonic() - started) / len(jobs)
-        films = films or [None] * len(jobs)
-        parts = (HR, LR, search.results, search.latents, curves(figures), films)
-        search = None  # which holds on_step, which holds it: memory would wait for the collector
-        return [Found(*each, seconds) for each in zip(*parts, strict=True)]
+    waiting = batch
+    for attempt in range(options.retries + 1):
+        try:
+            search_once(model, waiting, settings, options, seed, attempt, on_step)
+        except torch.OutOfMemoryError:
+            return waiting
+        waiting = [each for each in waiting if not each.best.result.within_eps]
+        if not waiting:
+            break
+    return []
 
 
-def require_there(output_dir: Path) -> None:
+def search_once(
+    model: PULSE,
+    batch: list[LoadedJob],
+    settings: Settings,
+    options: RunOptions,
+    seed: int,
+    attempt: int,
+    on_step: Callable[[int, Figures], None],
+) -> None:
+    """One search over a batch, attempt number `attempt` for each of its jobs."""
+    jobs = [each.job for each in batch]
+    all_figures: list[Figures] = []
+    films: list[Film | None] = [None] * len(jobs)
+    if options.animation:
+        require_output_dir(options.output_dir)
+        films = [Film(settings.steps, settings.eps, options.output_dir) for _ in jobs]
+
+    def keep_figures(step: int, figures: Figures) -> None:
+        all_figures.append(figures)
+        on_step(step, figures)
+        if films[0] is not None and films[0].wants(step):
+            for film, l2, HR, LR in zip(
+                films, figures["L2"].tolist(), *search.iterates, strict=True
+            ):
+                film.add(step, l2, HR, LR)
+
+    started = time.monotonic()
+    search = model(
+        torch.stack([each.LR for each in batch]),
+        seed=[job.seed(seed, attempt) for job in jobs],
+        settings=settings,
+        save_intermediate=options.save_intermediate,
+        on_step=keep_figures,
+    )
+    for step, (HR, LR) in enumerate(search):
+        if options.save_intermediate:
+            require_output_dir(options.output_dir)
+            for i, job in enumerate(jobs):
+                write_intermediates(job, step, settings.steps, HR[i], LR[i])
+    seconds = (time.monotonic() - started) / len(jobs)
+    parts = (batch, HR, LR, search.results, search.latents, curves(all_figures), films)
+    search = None  # it holds on_step, which holds it: memory would wait for the collector
+    for each, *found in zip(*parts, strict=True):
+        each.add(Attempt(*found, seconds))
+
+
+def require_output_dir(output_dir: Path) -> None:
     """Raises: OSError where it has vanished: it is not made again, perhaps on another disk."""
     if not output_dir.is_dir():
         raise FileNotFoundError(errno.ENOENT, "it has vanished", str(output_dir))
-
-
-def _rank(result: Result) -> tuple:
-    """Smaller is better: within eps before outside, then by loss; what is not finite last."""
-    return (not result.within_eps, result.best_step < 0, result.total)

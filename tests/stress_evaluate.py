@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner.records import pixels_sha256
+from runner.jobs import pixels_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,10 +9,9 @@ from conftest import GOLDEN, golden, golden_state
 
 from bicubic import BicubicDownSample, downscaling_matrix
 from loss import LossBuilder
-from search_settings import LR_SCHEDULES
+from search_settings import LR_SCHEDULES, OPTIMISERS, lr_multiplier
 from SphericalOptimizer import SphericalOptimizer
 from stylegan import G_mapping, G_synthesis
-from walk import OPTIMISERS, lr_multiplier
 
 
 def relative(found: torch.Tensor, expected: np.ndarray) -> float:
@@ -86,8 +85,9 @@ def test_spherical_optimizer_over_twelve_steps(name):
     arrays = {key: torch.from_numpy(value) for key, value in golden("spherical_optimizer").items()}
     variables = [arrays[f"{name}_{part}0"].clone().requires_grad_() for part in ("latent", "noise")]
     latent, noise = variables
-    optimiser, options = OPTIMISERS[name]
-    opt = SphericalOptimizer(optimiser, variables, lr=0.4, **options)
+    optimiser = OPTIMISERS[name]
+    wrapped = getattr(torch.optim, optimiser.name)
+    opt = SphericalOptimizer(wrapped, variables, lr=0.4, **optimiser.options)
     for step in range(12):
         opt.zero_grad()
         distance = (latent - arrays[f"{name}_target_latent"]).square().sum()

@@ -437,7 +437,7 @@ def test_damaged_latent_files_are_one_sentence_each_and_the_rest_is_drawn(pulse)
     generator = PULSE("demo", "cpu").generator
     for path in bad:
         with pytest.raises(UserError):
-            redraw(generator, path)
+            redraw(generator, generator.synthesis, path)
 
 
 def test_drawing_into_a_folder_that_cannot_be_is_one_line(pulse):
@@ -483,7 +483,7 @@ import os, signal, sys
 import run
 from generators import latents
 from imaging import animation
-from runner import folder, records
+from runner import folder, jobs
 import torch._dynamo  # every optimiser imports it, which takes seconds
 from cli.command import run_command
 
@@ -492,7 +492,7 @@ def kill(*args, **options):
 
 for number, (module, name) in enumerate([
     (animation, "atomic_write"), (folder, "write_result"), (latents.np, "savez"),
-    (records, "write_picture"),
+    (jobs, "write_picture"),
 ]):
     child = os.fork()
     if child == 0:

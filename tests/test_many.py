@@ -36,9 +36,10 @@ import run
 from cli import command
 from cli.errors import escaped
 from imaging.pictures import picture_text, read_picture
-from runner.records import COLUMNS, Job, pixels_sha256
+from PULSE import Search
+from runner.jobs import Job, pixels_sha256
+from runner.records import COLUMNS
 from search_settings import LOSS_TERMS, SEEDS, Settings, parse_loss
-from walk import Walk
 
 HANG = 120  # seconds: a bound for what takes a few
 STEPS = 8
@@ -119,7 +120,7 @@ def here(small, tmp_path, monkeypatch, capsys):
 SERVER = """
 import json, os, resource, signal, sys
 import locks, run
-from runner import distributed, folder, records
+from runner import distributed, folder, jobs, records
 import torch._dynamo  # every optimiser imports it, which takes seconds
 from cli.command import run_command
 
@@ -329,7 +330,7 @@ def test_a_new_record_never_stands_beside_an_old_picture(here, tmp_path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr("runner.records.write_png", full)
+        broken.setattr("runner.jobs.write_png", full)
         assert here("-eps", 1, "-seed", 1, "-overwrite").status == 1
     record = record_of(tmp_path / "runs", "a")
     left = tmp_path / "runs" / "a.png"
@@ -342,17 +343,17 @@ def test_a_new_record_never_stands_beside_an_old_picture(here, tmp_path, monkeyp
 def test_a_finished_search_leaves_nothing_for_the_collector(here, tmp_path):
     """Else the tensors of many searches are in memory at once, until it runs."""
 
-    def walks() -> int:
-        return sum(type(each) is Walk for each in gc.get_objects())
+    def searches() -> int:
+        return sum(type(each) is Search for each in gc.get_objects())
 
     faces(tmp_path / "input", 4)
     here()  # the very first search of a process imports much
     gc.collect()
-    before = walks()
+    before = searches()
     gc.disable()
     try:
         assert here("-overwrite").out.startswith("4 faces made")
-        assert walks() <= before
+        assert searches() <= before
     finally:
         gc.enable()
 
@@ -993,7 +994,8 @@ def test_any_text_for_a_number_is_a_legal_value_or_one_line(flag):
             if isinstance(answer, str):
                 assert answer.startswith("run.py: error: ") and answer.count("\n") == 1
             else:
-                value = getattr(answer[0], flag)
+                options, settings = answer
+                value = getattr(options if hasattr(options, flag) else settings, flag)
                 if value is not None:
                     assert NUMBERS[flag](value)
 

@@ -8,9 +8,8 @@ from conftest import one_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fast.cuda_graph import WARM_UP, Replay
-from PULSE import PULSE
-from search_settings import OPTIMISERS, Settings
-from walk import Walk, lr_multiplier
+from PULSE import PULSE, Search
+from search_settings import OPTIMISERS, Settings, lr_multiplier
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "item"}  # operations that wait
@@ -25,30 +24,38 @@ def generator(tmp_path):
     return PULSE(one_file(tmp_path / "generator.pt"), device="cpu").generator
 
 
-def all_tensors(walk: Walk) -> dict[str, torch.Tensor]:
+def all_tensors(search: Search) -> dict[str, torch.Tensor]:
     """Everything that a search is at between two steps."""
-    found = {"v": walk.v, "rate": walk.rate, "index": walk.index}
-    found |= {f"noise {i}": maps for i, maps in enumerate(walk.noise)}
-    found |= {f"best {name}": value for name, value in walk.best.items()}
-    found |= {f"radius {i}": radius for i, radius in enumerate(walk.optimiser.radii)}
-    for i, state in enumerate(walk.optimiser.opt.state.values()):
+    found = {"v": search.v, "rate": search.rate, "index": search.index}
+    found |= {f"noise {i}": maps for i, maps in enumerate(search.noise)}
+    found |= {f"best {name}": value for name, value in search.best.items()}
+    found |= {f"radius {i}": radius for i, radius in enumerate(search.optimiser.radii)}
+    for i, state in enumerate(search.optimiser.opt.state.values()):
         found |= {f"{i} {name}": value for name, value in state.items() if torch.is_tensor(value)}
     return found
 
 
+def plain(generator, ref_im, settings, seeds, **options) -> Search:
+    return Search(generator, generator.synthesis, ref_im, settings, seeds, **options)
+
+
+def replayed(generator, ref_im, settings, seeds) -> Search:
+    return plain(generator, ref_im, settings, seeds, replay=Replay(generator.mean.device))
+
+
 @pytest.mark.parametrize("opt_name", OPTIMISERS)
 def test_a_step_changes_its_tensors_in_place(generator, opt_name):
-    walk = Walk(generator, lr_pictures(2), Settings(steps=9, opt_name=opt_name), [0, 1])
+    search = plain(generator, lr_pictures(2), Settings(steps=9, opt_name=opt_name), [0, 1])
     for _ in range(WARM_UP):
-        walk.step()
-    before = all_tensors(walk)
+        search.step()
+    before = all_tensors(search)
     places = {name: value.data_ptr() for name, value in before.items()}
     values = {name: value.detach().clone() for name, value in before.items()}
     for _ in range(3):
-        walk.step()
-    after = all_tensors(walk)
+        search.step()
+    after = all_tensors(search)
     assert {name: value.data_ptr() for name, value in after.items()} == places
-    assert walk.optimiser.opt.param_groups[0]["lr"] is walk.rate
+    assert search.optimiser.opt.param_groups[0]["lr"] is search.rate
     for name in ("v", "noise 0", "rate", "index"):
         assert not torch.equal(after[name], values[name]), name
 
@@ -56,19 +63,19 @@ def test_a_step_changes_its_tensors_in_place(generator, opt_name):
 def test_the_tensors_are_all_that_a_step_depends_on(generator):
     """A recorded step sees what the tensors hold, and nothing of Python's."""
     settings = Settings(steps=40, learning_rate=0.1)
-    walk = Walk(generator, lr_pictures(2), settings, [0, 1])
+    search = plain(generator, lr_pictures(2), settings, [0, 1])
     for _ in range(WARM_UP):
-        walk.step()
-    kept = {name: value.detach().clone() for name, value in all_tensors(walk).items()}
+        search.step()
+    kept = {name: value.detach().clone() for name, value in all_tensors(search).items()}
     ends = []
     for _ in range(2):
         with torch.no_grad():
-            for name, value in all_tensors(walk).items():
+            for name, value in all_tensors(search).items():
                 value.copy_(kept[name])
         for _ in range(4):  # Python's own count of the steps goes on the second time
-            figures = walk.step()
+            figures = search.step()
         ends.append(
-            [figures["total"], *(value.detach().clone() for value in all_tensors(walk).values())]
+            [figures["total"], *(value.detach().clone() for value in all_tensors(search).values())]
         )
     for first, second in zip(*ends, strict=True):
         assert torch.equal(first, second)
@@ -79,12 +86,12 @@ def test_the_learning_rate_is_that_of_the_step_whose_number_the_tensor_holds(
     generator, lr_schedule
 ):
     settings = Settings(steps=10, learning_rate=0.4, lr_schedule=lr_schedule)
-    walk = Walk(generator, lr_pictures(1), settings, [0])
+    search = plain(generator, lr_pictures(1), settings, [0])
     for number in (0, 7, 3, 9):
-        walk.index.fill_(number)
-        walk._judge_and_move()
-        assert walk.rate.item() == 0.4 * lr_multiplier(lr_schedule, number, 10)
-        assert walk.index.item() == number + 1
+        search.index.fill_(number)
+        search._descend()
+        assert search.rate.item() == 0.4 * lr_multiplier(lr_schedule, number, 10)
+        assert search.index.item() == number + 1
 
 
 def test_a_step_waits_for_nothing_but_what_pytorchs_optimiser_reads_on_a_cpu(generator):
@@ -95,11 +102,11 @@ def test_a_step_waits_for_nothing_but_what_pytorchs_optimiser_reads_on_a_cpu(gen
             seen.append(function.__name__.split(".")[0])
             return function(*args, **(kwargs or {}))
 
-    walk = Walk(generator, lr_pictures(2), Settings(steps=9), [0, 1])
-    walk.step()
-    walk.optimiser.opt.step = lambda closure=None: None  # on CUDA it is the capturable form
+    search = plain(generator, lr_pictures(2), Settings(steps=9), [0, 1])
+    search.step()
+    search.optimiser.opt.step = lambda closure=None: None  # on CUDA it is the capturable form
     with Seen():
-        walk.step()
+        search.step()
     assert "where" in seen and "index_select" in seen
     assert not WAITING & set(seen)
 
@@ -109,12 +116,12 @@ def test_where_nothing_can_be_recorded_one_line_says_so_and_the_search_is_the_sa
     generator, caplog
 ):
     settings = Settings(steps=12)
-    walks = [Walk(generator, lr_pictures(2), settings, [0, 1]) for _ in range(2)]
-    walks[1].replay = Replay(torch.device("cuda"))
+    searches = [plain(generator, lr_pictures(2), settings, [0, 1]) for _ in range(2)]
+    searches[1].replay = Replay(torch.device("cuda"))
     for _ in range(12):
-        plain, refused = (walk.step() for walk in walks)
-        assert all(torch.equal(plain[name], refused[name]) for name in plain)
-    assert torch.equal(walks[0].pictures()[0], walks[1].pictures()[0])
+        called, refused = (search.step() for search in searches)
+        assert all(torch.equal(called[name], refused[name]) for name in called)
+    assert torch.equal(searches[0].pictures[0], searches[1].pictures[0])
     assert len(caplog.messages) == 1 and "not replayed" in caplog.messages[0]
 
 
@@ -132,9 +139,9 @@ def test_replayed_steps_are_those_that_are_called(tmp_path, opt_name, caplog):
     rows = []
     for replay in (False, True):
         generator = cuda_model(tmp_path, "off").generator
-        walk = Walk(generator, lr_pictures(3), settings, [0, 1, 2], replay)
-        rows.append(torch.stack([walk.step()["total"] for _ in range(20)]).cpu())
-        results = walk.results()
+        search = (replayed if replay else plain)(generator, lr_pictures(3), settings, [0, 1, 2])
+        rows.append(torch.stack([search.step()["total"] for _ in range(20)]).cpu())
+        results = search.results
     assert not caplog.messages
     assert torch.allclose(*rows, rtol=1e-3)
     assert [result.best_step for result in results] == rows[1].argmin(dim=0).tolist()
@@ -143,35 +150,34 @@ def test_replayed_steps_are_those_that_are_called(tmp_path, opt_name, caplog):
 @needs_cuda
 def test_a_replayed_search_is_recorded_once_and_waits_for_nothing(tmp_path):
     generator = cuda_model(tmp_path, "off").generator
-    walk = Walk(generator, lr_pictures(2), Settings(steps=30), [0, 1], replay=True)
+    search = replayed(generator, lr_pictures(2), Settings(steps=30), [0, 1])
     for _ in range(WARM_UP + 1):
-        walk.step()
-    graph = walk.replay.graph
+        search.step()
+    graph = search.replay.graph
     assert graph is not None
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(20):
-            walk.step()
+            search.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert walk.replay.graph is graph
+    assert search.replay.graph is graph
 
 
 @needs_cuda
 def test_a_step_that_cannot_be_recorded_is_called_instead(tmp_path, caplog):
     generator = cuda_model(tmp_path, "off").generator
-    synthesize = generator.synthesize
 
     def waiting(w, noise):
-        picture = synthesize(w, noise)
+        picture = generator.synthesis(w, noise)
         assert picture.sum().isfinite().item()  # waits, which a recording forbids
         return picture
 
-    generator.synthesize = waiting
-    walk = Walk(generator, lr_pictures(1), Settings(steps=12), [0], replay=True)
+    search = replayed(generator, lr_pictures(1), Settings(steps=12), [0])
+    search.synthesize = waiting
     for _ in range(12):
-        figures = walk.step()
-    assert figures["total"].isfinite().all() and walk.results()[0].best_step > 0
+        figures = search.step()
+    assert figures["total"].isfinite().all() and search.results[0].best_step > 0
     assert len(caplog.messages) == 1 and "not replayed" in caplog.messages[0]
 
 

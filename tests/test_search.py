@@ -149,25 +149,20 @@ def test_eps_is_held_against_each_picture_alone(model):
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(model):
+    """The pictures of a batch share the arithmetic, and nothing else: up to rounding, which steps
+    this short do not amplify, each ends where it ends alone, also beside very different ones.
+    """
     ref_im = lr_pictures(3)
-    HR, _ = finish(model(ref_im, seed=[7, 8, 9], steps=15))
+    settings = Settings(steps=15, learning_rate=0.02)
+    batch = model(ref_im, seed=[7, 8, 9], settings=settings)
+    HR, _ = finish(batch)
+    assert [result.seed for result in batch.results] == [7, 8, 9]
     for i in range(3):
-        alone, _ = finish(model(ref_im[i : i + 1], seed=7 + i, steps=15))
-        assert torch.equal(alone[0], HR[i])
-
-
-def test_one_batched_walk_finds_what_single_ones_find(model):
-    """On a GPU the pictures of a batch share the arithmetic; here the same code is run on a CPU."""
-    from walk import Walk
-
-    settings = Settings(steps=4)
-    ref_im = lr_pictures(3)
-    together = Walk(model.generator, ref_im, settings, [7, 8, 9])
-    for _ in range(4):
-        together.step()
-    HR, _ = finish(model(ref_im, seed=[7, 8, 9], settings=settings))
-    assert torch.allclose(together.pictures()[0], HR, atol=1e-3)
-    assert [result.seed for result in together.results()] == [7, 8, 9]
+        alone = model(ref_im[i : i + 1], seed=7 + i, settings=settings)
+        assert torch.allclose(finish(alone)[0][0], HR[i], atol=1e-5)
+        assert alone.results[0].l2 == pytest.approx(batch.results[i].l2, rel=1e-4)
+        other, _ = finish(model(ref_im[[i, (i + 1) % 3]], seed=[7 + i, 99], settings=settings))
+        assert torch.allclose(other[0], HR[i], atol=1e-5)
 
 
 def test_seed_zero_counts_and_seeds_differ(model):
@@ -213,18 +208,16 @@ def test_the_starting_point_is_drawn_in_the_published_order(model):
 def test_noise_types(model, noise_type):
     settings = Settings(noise_type=noise_type, num_trainable_noise_layers=3, steps=3)
     search = model(lr_pictures(1), seed=0, settings=settings)
-    walk = search.walks[0]
-    before = [maps.detach().clone() for maps in walk.noise]
+    before = [maps.detach().clone() for maps in search.noise]
     finish(search)
-    moved = [not torch.equal(a, b) for a, b in zip(before, walk.noise, strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, search.noise, strict=True)]
     assert moved == [noise_type == "trainable" and layer < 3 for layer in range(6)]
     assert all(bool(maps.any()) == (noise_type != "zero") for maps in before)
 
 
 def test_every_variable_stays_on_its_own_sphere(model):
     search = model(lr_pictures(1), seed=0, steps=10, num_trainable_noise_layers=6)
-    walk = search.walks[0]
-    variables = [walk.v, *walk.noise]
+    variables = [search.v, *search.noise]
     radii = [row_norm(variable.detach()) for variable in variables]
     finish(search)
     for variable, radius in zip(variables, radii, strict=True):
@@ -234,7 +227,7 @@ def test_every_variable_stays_on_its_own_sphere(model):
 def test_tile_latent_searches_one_latent_and_has_no_geocross(model):
     search = model(lr_pictures(1), seed=0, steps=3, tile_latent=True)
     finish(search)
-    assert search.walks[0].v.shape == (1, 1, 16)
+    assert search.v.shape == (1, 1, 16)
     assert search.results[0].geocross == 0
 
 

@@ -18,14 +18,13 @@ from PIL import Image
 from cli.errors import UserError
 from generators.formats import read_networks
 from generators.load import load_generator
-from PULSE import PULSE
+from PULSE import PULSE, Search
 from search_settings import Settings
 from training import score, train
 from training.discriminator import augment, minibatch_stddev
 from training.search_loss import Group, Searches
 from training.train_settings import TrainSettings
 from training.trainer import Training
-from walk import Walk
 
 SMALL = (
     *("-resolution", "32", "-fmap_base", "64", "-fmap_max", "8", "-dlatent_size", "16"),
@@ -136,20 +135,19 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
 
 def test_a_search_in_training_is_the_search_of_PULSE(tmp_path):
     generator = PULSE(one_file(tmp_path / "g.pt", resolution=32), "cpu", tmp_path).generator
-    generator.synthesize = generator.synthesis
     sizes, random = generator.synthesis.layer_sizes, torch.Generator().manual_seed(0)
     searches = Searches(4, sizes, generator.dlatent_size, torch.device("cpu"))
     searches.prior = generator.mean, generator.std
     faces = torch.rand(4, 3, 32, 32, generator=random) * 2 - 1
     searches.renew(faces, lambda *shape: torch.randn(*shape, generator=random))
     LR = searches.groups[0].LR
-    walk = Walk(generator, LR, Settings(), [0])
-    start = [walk.v, *walk.noise]
+    search = Search(generator, generator.synthesis, LR, Settings(), [0])
+    start = [search.v, *search.noise]
     v, *noise = (each.detach().clone() for each in start)
     group = searches.groups[0] = Group(LR, v, noise, Settings())
     assert [group.age for group in searches.groups] == [0, 25, 50, 75]
     for _ in range(4):
-        figures = walk.step()
+        figures = search.step()
         w, maps = searches.inputs()
         total, distance = searches.judge(w, generator.synthesis(w, maps))
         torch.testing.assert_close(total[:1].detach(), figures["total"], rtol=1e-4, atol=0)

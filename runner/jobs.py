@@ -1,0 +1,179 @@
+"""A job is one result to make: where its files go, and how they are written.
+
+A result is `<output_dir>/<name>.png`, or `<output_dir>/outside_eps/<name>.png`, with its record
+`<name>.json` beside it and, where that was asked for, its latent file `<name>.npz`. The picture is
+written last: where it is, all is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bicubic import BicubicDownSample
+from cli.errors import UserError
+from generators.latents import Latent, read_latent, write_latent
+from imaging.pictures import picture_text, read_picture, to_picture, to_tensor, write_png
+from imaging.provenance import IMAGINARY, XMP
+from imaging.sheet import comparison_sheet
+from runner.records import Record, read_record
+from safe_files import atomic_write
+from search_settings import SEEDS
+
+MAX_NAME = 240  # bytes: file systems take 255, some of which are for `_0099.png` and `.json`
+
+
+@dataclass(frozen=True)
+class Job:
+    """One result to make: duplicate number `duplicate`, from 0, of a picture."""
+
+    picture: Path
+    duplicate: int
+    name: str
+    output_dir: Path
+
+    def place(self, within_eps: bool) -> Path:
+        """Where its result goes."""
+        folder = self.output_dir if within_eps else self.output_dir / "outside_eps"
+        return folder / f"{self.name}.png"
+
+    def existing(self) -> Path | None:
+        """The result, if it exists; one within eps is preferred."""
+        places = (self.place(within) for within in (True, False))
+        return next((place for place in places if os.path.exists(place)), None)
+
+    def record(self) -> Record | None:
+        """The record of the existing result; None where either is missing or damaged."""
+        place = self.existing()
+        return None if place is None else read_record(place.with_suffix(".json"))
+
+    def latent(self, within_eps: bool) -> Path:
+        """Where its latent file goes: beside the picture."""
+        return self.place(within_eps).with_suffix(".npz")
+
+    def animation(self, kind: str) -> Path:
+        """Where its animation goes; kind: gif, webp or mp4."""
+        return self.output_dir / "animations" / f"{self.name}.{kind}"
+
+    def has_latent_of(self, record: Record) -> bool:
+        """Whether the latent file of that very result exists, and is whole."""
+        try:
+            _, latents_record = read_latent(self.latent(record.within_eps))
+        except UserError:
+            return False
+        same = ("seed", "l2", "within_eps")
+        return all(latents_record[name] == getattr(record, name) for name in same)
+
+    def seed(self, base: int, attempt: int) -> int:
+        """Where attempt number `attempt` starts: base + duplicate, then 63 bits of a hash."""
+        if attempt == 0:
+            return base + self.duplicate
+        digest = hashlib.sha256(f"{base}/{self.duplicate}/{attempt}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") % SEEDS
+
+    def require_short_name(self) -> None:
+        """Raises: UserError where a file system would not take its name with our endings."""
+        if (length := len(os.fsencode(self.name))) > MAX_NAME:
+            raise UserError(
+                f"its result's name would have {length} bytes, more than {MAX_NAME}: rename it"
+            )
+
+
+def clashes(pictures: list[Path]) -> dict[Path, str]:
+    """Pictures that would write the same result as another one, each with the reason."""
+    writers: dict[str, list[Path]] = {}
+    for picture in pictures:
+        writers.setdefault(os.path.normcase(picture.stem), []).append(picture)
+    reasons = {}
+    for rivals in writers.values():
+        for picture in rivals if len(rivals) > 1 else []:
+            others = ", ".join(rival.name for rival in rivals if rival != picture)
+            reasons[picture] = f"{others} would write the same result: rename one of them"
+    return reasons
+
+
+def all_jobs(pictures: list[Path], duplicates: int, output_dir: Path) -> list[Job]:
+    """Every result of every picture; with several duplicates <name>_1, <name>_2, …"""
+    return [
+        Job(
+            picture,
+            duplicate,
+            f"{picture.stem}_{duplicate + 1}" if duplicates > 1 else picture.stem,
+            output_dir,
+        )
+        for picture in pictures
+        for duplicate in range(duplicates)
+    ]
+
+
+def pixels_sha256(picture) -> str:
+    """SHA-256 of size and pixels of an RGB picture."""
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}\n".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
+def write_result(job: Job, HR, record: Record, latent: Latent | None = None) -> Path:
+    """Write HR (3, S, S) in [0, 1], its record, and its latent file where a Latent is given, on the
+    side of eps that `record` says; returns where the picture is.
+
+    Those of an earlier run go, on either side of eps: a job has one result. Raises: OSError.
+    """
+    within = record.within_eps
+    for side in (True, False):  # before the record: it must never stand beside an older picture
+        job.place(side).unlink(missing_ok=True)
+        job.latent(side).unlink(missing_ok=True)
+    with atomic_write(job.place(within).with_suffix(".json")) as file:
+        file.write(record.to_json())
+    if latent is not None:
+        write_latent(job.latent(within), latent, asdict(record))
+    write_picture(job, HR, record)
+    job.place(not within).with_suffix(".json").unlink(missing_ok=True)
+    return job.place(within)
+
+
+def write_picture(job: Job, HR, record: Record) -> None:
+    """Write the picture alone, with what `record` says of it. Raises: OSError."""
+    text = {
+        "Description": IMAGINARY,
+        "Software": f"PULSE {record.versions['pulse']}",
+        "pulse:generator": record.generator["name"],
+        "pulse:generator_sha256": record.generator["sha256"],
+        **{f"pulse:{name}": str(getattr(record, name)) for name in ("seed", "l2", "within_eps")},
+    }
+    write_png(job.place(record.within_eps), to_picture(HR), text, XMP)
+
+
+def write_intermediates(job: Job, step: int, steps: int, HR, LR) -> None:
+    """`<name>/HR/<name>_<step>.png` and the same under LR, steps padded so that they sort.
+
+    Raises: OSError.
+    """
+    number = f"{step:0{len(str(steps - 1))}}"
+    for kind, picture in (("HR", HR), ("LR", LR)):
+        path = job.output_dir / job.name / kind / f"{job.name}_{number}.png"
+        write_png(path, to_picture(picture), {"Description": IMAGINARY}, XMP)
+
+
+def write_sheet(jobs: list[Job]) -> Path:
+    """`sheets/<picture>.png`: LR, bicubic and all results of one picture, from their files.
+
+    Raises: OSError.
+    """
+    picture = jobs[0].picture
+    LR = read_picture(picture)
+    results = []
+    for place in filter(None, (job.existing() for job in jobs)):
+        HR, text = read_picture(place), picture_text(place)
+        small = BicubicDownSample(HR.width // LR.width)(to_tensor(HR)[None])[0]
+        caption = f"seed {text.get('pulse:seed', '?')}, L2 {float(text.get('pulse:l2', 'nan')):.5f}"
+        results.append((HR, to_picture(small), caption, text.get("pulse:within_eps") == "True"))
+    eps = next((record.eps for job in jobs if (record := job.record())), None)
+    within = f" within eps {eps:g}" if isinstance(eps, float) else ""
+    title = f"{picture.name}: imaginary faces, sought to downscale to it{within}"
+    sheet = comparison_sheet(LR, results, title, "Made by PULSE. These people do not exist.")
+    path = jobs[0].output_dir / "sheets" / f"{picture.stem}.png"
+    write_png(path, sheet, {"Description": IMAGINARY}, XMP)
+    return path
