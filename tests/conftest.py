@@ -15,6 +15,8 @@ import torch
 from generators.formats import FORMAT
 from stylegan import G_mapping, G_synthesis
 
+pytest_plugins = ["forked_runs"]  # its fixtures: here, start, study
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from bicubic import BicubicDownSample
 from loss import geocross, l2
-from search_settings import Settings
+from search_settings import Settings, lr_multiplier
 from SphericalOptimizer import SphericalOptimizer
 from stylegan import LEAKY_SLOPE
-from walk import lr_multiplier
 
 LR_SIDE = 16  # pixels of the faces that are searched for
 GROUPS = 4  # they start a quarter of a search apart, so that a batch always holds some of each age
