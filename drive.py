@@ -13,14 +13,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cli.errors import UserError
 from cli.progress import tell
-from locks import held_open, try_lock
+from safe_files import hex_digest, hold_lock
 from webanswers import CHUNK, Answer, Budget, Failure, get
 
 DRIVE = "https://drive.usercontent.google.com/download"
@@ -93,7 +93,13 @@ def open_url(
         if found := find_cached(file, cache_dir):
             return found
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir, file, budget, progress):
+        held = f"another process is downloading {file.name} to {cache_dir}"
+        with hold_lock(
+            cache_dir / f".{file.name}.lock",
+            busy=f"{held}; wait for its end, then run again.",
+            wait=budget.left(),
+            on_wait=lambda: progress and tell(f"waiting: {held}", file=sys.stderr),
+        ):
             # While this process waited for the lock, its holder may have fetched the file.
             return find_cached(file, cache_dir) or _fetch(file, cache_dir, check, budget, progress)
     except OSError as error:  # of the disk: those of the network have become Failure by now
@@ -123,29 +129,11 @@ def _fault(path: Path, size: int | None, sha256: str | None, git: str | None = N
     actual = path.stat().st_size
     if size is not None and size != actual:
         return f"{actual} bytes instead of {size}"
-    known = [("SHA-256", sha256, hashlib.sha256())] if sha256 else []
-    known += [("git blob SHA-1", git, hashlib.sha1(b"blob %d\0" % actual))] if git else []
-    with open(path, "rb") as stream:
-        while known and (chunk := stream.read(CHUNK)):
-            for _, _, digest in known:
-                digest.update(chunk)
-    wrong = [name for name, wanted, digest in known if digest.hexdigest() != wanted.lower()]
-    return f"wrong {wrong[0]}" if wrong else None
-
-
-@contextlib.contextmanager
-def _locked(cache_dir: Path, file: RemoteFile, budget: Budget, progress: bool) -> Iterator[None]:
-    """Holds a file's lock, for which it waits."""
-    with held_open(cache_dir / f".{file.name}.lock") as handle:
-        held = f"another process is downloading {file.name} to {cache_dir}"
-        while not try_lock(handle):
-            if budget.left() <= 0:
-                raise UserError(f"{held}; wait for its end, then run again.")
-            if progress:
-                tell(f"waiting: {held}", file=sys.stderr)
-                progress = False
-            time.sleep(0.1)
-        yield
+    if sha256 and hex_digest(path, hashlib.sha256()) != sha256.lower():
+        return "wrong SHA-256"
+    if git and hex_digest(path, hashlib.sha1(b"blob %d\0" % actual)) != git.lower():
+        return "wrong git blob SHA-1"
+    return None
 
 
 class _Part:

@@ -144,8 +144,7 @@ def main() -> int:
         return render_files(options) if is_first() else OK
     pictures = find_pictures(options)
 
-    from locks import held_open
-    from runner.distributed import LOCK, join, lock_folder
+    from runner.distributed import join, lock_folder
     from runner.folder import Report, Run
     from runner.jobs import all_jobs, write_sheet
     from runner.records import write_summary
@@ -156,17 +155,14 @@ def main() -> int:
     run = Run(options, settings, pictures, process)
     with contextlib.ExitStack() as stack:
 
-        def lock() -> None:
-            lock_folder(output_dir, stack.enter_context(held_open(output_dir / LOCK)))
-
         def prepare() -> int:
             existed = output_dir.is_dir()
             if existed:  # before anything is loaded, which may take minutes
-                lock()
+                stack.enter_context(lock_folder(output_dir))
             run.load()
             if not existed:  # made only now: a generator that cannot be had leaves nothing behind
                 output_dir.mkdir(parents=True, exist_ok=True)
-                lock()
+                stack.enter_context(lock_folder(output_dir))
             return run.prepare()
 
         run.seed = process.first(prepare)

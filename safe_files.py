@@ -1,12 +1,19 @@
-"""Files that appear whole or not at all: `with atomic_write(path) as file: file.write(…)`."""
+"""Files that other processes can rely on: they appear whole or not at all, and locks keep them.
+
+with atomic_write(path) as file:
+    file.write(…)
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,14 +50,70 @@ def require_folder_writable(folder: Path, flag: str) -> None:
 
     Raises: UserError, naming the flag, the folder and the reason.
     """
-    there = folder.absolute()
-    while not (there.exists() or there.is_symlink()):
-        there = there.parent
+    existing = folder.absolute()
+    while not (existing.exists() or existing.is_symlink()):
+        existing = existing.parent
     try:
-        with tempfile.TemporaryFile(dir=there):  # without a name, where the system can
+        with tempfile.TemporaryFile(dir=existing):  # without a name, where the system can
             pass
     except OSError as error:
-        reason = f"{there} is no folder" if not there.is_dir() else error.strerror
+        reason = error.strerror if existing.is_dir() else f"{existing} is no folder"
         raise UserError(
             f"{flag} {folder} cannot be written ({reason}): give another folder"
         ) from None
+
+
+@contextlib.contextmanager
+def hold_lock(
+    path: Path,
+    busy: str,
+    *,
+    wait: float = 0.0,
+    on_wait: Callable[[], object] = lambda: None,
+    optional: bool = False,
+) -> Iterator[None]:
+    """Keep the lock file `path` (made if missing, left behind) locked while the block runs.
+
+    The system frees the lock when its holder dies, however it dies.
+
+    wait: seconds that another process has to let go of it; on_wait: called when they begin.
+    optional: where the file system has no locks, run the block without.
+    Raises: UserError(busy) where another process holds it; OSError where the folder cannot be
+    written or, unless optional, the file system has no locks.
+    """
+    # Late: it takes a tenth of a second. A descriptor's lock, because FileLock would fall back on
+    # marker files where a file system has no locks.
+    from filelock import lock_descriptor, unlock_descriptor
+
+    locked, deadline = False, time.monotonic() + wait
+    with open(path, "ab") as file:
+        try:
+            locked = lock_descriptor(file.fileno(), blocking=False)
+            if not locked and wait > 0:
+                on_wait()
+            while not locked:
+                if time.monotonic() >= deadline:
+                    raise UserError(busy)
+                time.sleep(0.1)
+                locked = lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if not optional or error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        try:
+            yield
+        finally:
+            if locked:  # closing alone would not do while a forked child has the file open too
+                unlock_descriptor(file.fileno())
+
+
+def hex_digest(path: Path, digest: hashlib._Hash) -> str:
+    """`digest` of what it holds already and a file's content, in hexadecimal. Raises: OSError."""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits. Raises: OSError."""
+    return hex_digest(path, hashlib.sha256())

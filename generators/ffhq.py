@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from cli.errors import UserError
 from cli.progress import tell
 from drive import RemoteFile, Source, find_cached, open_url
 from generators.formats import Networks, read_mapping, read_networks
-from safe_files import atomic_write
+from safe_files import atomic_write, sha256
 from stylegan import G_mapping, G_synthesis
 
 ONE_FILE = RemoteFile(
@@ -162,7 +161,7 @@ def _hold_against_first_load(path: Path) -> None:
     Raises: UserError where the file has changed since.
     """
     kept = path.with_name(path.name + ".sha256")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256(path)
     if not kept.is_file():
         tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
         with atomic_write(kept) as file:

@@ -19,7 +19,8 @@ from scipy.ndimage import gaussian_filter
 
 from cli.errors import UserError
 from drive import RemoteFile, Source, open_url
-from imaging.pictures import sha256, to_picture, to_tensor
+from imaging.pictures import to_picture, to_tensor
+from safe_files import sha256
 
 CROP = 1024  # pixels of the FFHQ crop
 TRANSFORMED = 4096  # pixels it is sampled at before it is reduced to CROP

@@ -9,7 +9,6 @@ Whatever a file holds, `read_picture` returns 8-bit sRGB or raises UserError wit
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -26,7 +25,7 @@ from PIL import Image, PngImagePlugin
 
 from cli.errors import UserError
 from cli.progress import some
-from safe_files import atomic_write
+from safe_files import atomic_write, sha256
 
 if TYPE_CHECKING:
     import torch  # only the tensor functions need it, and listing files must not wait for it
@@ -277,15 +276,6 @@ def picture_text(path: Path) -> dict[str, str]:
 def storable(name: str) -> str:
     """`name` as a text chunk holds it: bytes of a file name that are no text become escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Of the file's content, as 64 hexadecimal digits. Raises: OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def aligned_sources(pictures: list[Path]) -> dict[str, list[Path]]:

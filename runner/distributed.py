@@ -7,17 +7,16 @@ Without a launcher there is one process.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
-from cli.errors import UserError
-from locks import try_lock
+from safe_files import hold_lock
 
 LOCK = ".pulse.lock"  # in the folder that a run writes into
 FOREVER = timedelta(days=365)  # a search may take as long as it likes
@@ -140,14 +139,12 @@ def join() -> SingleProcess:
     return LaunchedProcess(ours, rank, size)
 
 
-def lock_folder(output_dir: Path, handle) -> None:
-    """Take the folder for this run. Raises: UserError where another run has it."""
-    try:
-        if not try_lock(handle):
-            raise UserError(
-                f"another run is writing into {output_dir}: wait for its end, or give "
-                f"another -output_dir"
-            )
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise  # a file system without locks has none to give: writes are atomic all the same
+def lock_folder(output_dir: Path) -> AbstractContextManager[None]:
+    """Keeps the folder for this run while its block runs. Raises: UserError where another run has
+    it.
+    """
+    busy = (
+        f"another run is writing into {output_dir}: wait for its end, or give another -output_dir"
+    )
+    # A file system without locks has none to give: writes are atomic all the same.
+    return hold_lock(output_dir / LOCK, busy, optional=True)

@@ -100,7 +100,7 @@ def here(small, tmp_path, monkeypatch, capsys):
 
 SERVER = """
 import json, os, resource, signal, sys
-import locks, run
+import filelock, run
 from runner import distributed, folder, jobs, records
 import torch._dynamo  # every optimiser imports it, which takes seconds
 from cli.command import run_command

@@ -118,7 +118,8 @@ def test_a_second_run_on_the_same_folder_says_so_and_stops(study, start, small, 
     first.wait_until((tmp_path / "runs" / ".pulse.lock").exists)
     second = start(arguments(small, "-overwrite"), tmp_path)
     assert second.wait() == 2
-    assert second.output.count("\n") == 1 and "another run is writing into runs" in second.output
+    sentence = "another run is writing into runs: wait for its end, or give another -output_dir\n"
+    assert second.output.count("\n") == 1 and second.output.endswith(f": {sentence}")
     first.send(signal.SIGTERM)
     assert first.wait() == 143
     third = start(arguments(small, steps=1), tmp_path)  # the lock went with its holder
