@@ -26,9 +26,21 @@ CROP = 1024  # pixels of the FFHQ crop
 TRANSFORMED = 4096  # pixels it is sampled at before it is reduced to CROP
 DETECT_PIXELS = 16_000_000  # the detector takes about 45 bytes a pixel, 700 MB for this many
 
-LANDMARKS = "shape_predictor_68_face_landmarks.dat"
-LANDMARKS_SIZE = 99_693_937
-LANDMARKS_SHA256 = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"
+LANDMARKS = RemoteFile(
+    name="shape_predictor_68_face_landmarks.dat",
+    sources=(
+        Source(
+            "https://dlib.net/files/shape_predictor_68_face_landmarks.dat.bz2",
+            bz2=True,
+            size=64_040_097,
+            sha256="7d6637b8f34ddb0c1363e09a4628acb34314019ec3566fd66b80c04dda6980f5",
+        ),
+        Source("drive:1huhv8PYpNNKbGCLOaYUjOgR1pY5pmbJx"),
+    ),
+    size=99_693_937,
+    sha256="fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f",
+    old_prefix="b3e61b9e2b05a24cd93cf529b98917c7_",
+)
 
 
 def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
@@ -176,8 +188,8 @@ def installed_landmark_model() -> Path | None:
     # Found, not imported: importing the package fails under recent setuptools.
     package = importlib.util.find_spec("face_recognition_models")
     for folder in (package and package.submodule_search_locations) or []:
-        file = Path(folder) / "models" / LANDMARKS
-        if file.is_file() and sha256(file) == LANDMARKS_SHA256:
+        file = Path(folder) / "models" / LANDMARKS.name
+        if file.is_file() and sha256(file) == LANDMARKS.sha256:
             return file
     return None
 
@@ -187,22 +199,7 @@ def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
 
     progress: tell of a download on stderr. Raises: UserError.
     """
-    if installed := installed_landmark_model():
-        return installed
-    compressed = Source(
-        url=f"https://dlib.net/files/{LANDMARKS}.bz2",
-        bz2=True,
-        size=64_040_097,
-        sha256="7d6637b8f34ddb0c1363e09a4628acb34314019ec3566fd66b80c04dda6980f5",
-    )
-    remote = RemoteFile(
-        LANDMARKS,
-        sources=(compressed, Source(url="drive:1huhv8PYpNNKbGCLOaYUjOgR1pY5pmbJx")),
-        size=LANDMARKS_SIZE,
-        sha256=LANDMARKS_SHA256,
-        old_prefix="b3e61b9e2b05a24cd93cf529b98917c7_",
-    )
-    return open_url(remote, cache_dir, progress=progress)
+    return installed_landmark_model() or open_url(LANDMARKS, cache_dir, progress=progress)
 
 
 class FaceFinder:
