@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import drive
-import webanswers
 from cli.errors import UserError
 from drive import RemoteFile, Source, open_url
 
@@ -92,7 +91,7 @@ def short_waits_and_no_proxies(monkeypatch):
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(drive, "BACKOFF", 0.01)
-    monkeypatch.setattr(webanswers, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(drive, "READ_TIMEOUT", 0.5)
 
 
 def weights(*urls, **known):

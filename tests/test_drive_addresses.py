@@ -5,7 +5,6 @@ import pytest
 from loopback import CONTENT, Handler, closed_port_url, parts, reason, serve, weights
 
 import drive
-import webanswers
 from drive import open_url
 
 server, cache = loopback.server, loopback.cache
@@ -23,7 +22,19 @@ def test_redirects_are_followed_also_relative_ones_but_not_for_ever(server, cach
     assert open_url(weights(server.url + "/a"), cache).read_bytes() == CONTENT
     (cache / "w.pt").unlink()
     assert "redirected more than" in reason(weights(server.url + "/loop"), cache)
-    assert len(server.asked) == 3 + webanswers.MAX_HOPS
+    assert len(server.asked) == 3 + drive.MAX_HOPS
+
+
+def test_the_body_of_a_redirect_is_not_waited_for(server, cache):
+    def redirect(h):
+        h.send(status=302, length=10**9, Location="/w.pt")
+        h.wfile.flush()
+        h.server.over.wait(20)
+
+    serve(server, Handler.send_rest)
+    server.routes["/a"] = redirect
+    assert open_url(weights(server.url + "/a"), cache).read_bytes() == CONTENT
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -48,10 +59,10 @@ def test_plain_http_is_for_loopback_only(cache, url):
 
 
 def test_a_public_server_cannot_redirect_to_this_machine():
-    with pytest.raises(webanswers.Failure, match="not https"):
-        webanswers._permitted("http://127.0.0.1:1/x", "https://example.invalid/")
-    assert webanswers._permitted("http://localhost:1/x", None) == "http://localhost:1/x"
-    assert webanswers._permitted("http://[::1]:1/x", None) == "http://[::1]:1/x"
+    with pytest.raises(drive._Failure, match="not https"):
+        drive._permitted("http://127.0.0.1:1/x", "https://example.invalid/")
+    assert drive._permitted("http://localhost:1/x", None) == "http://localhost:1/x"
+    assert drive._permitted("http://[::1]:1/x", None) == "http://[::1]:1/x"
 
 
 def test_no_passwords_are_sent(server, cache, monkeypatch, tmp_path):
@@ -107,6 +118,13 @@ def test_drives_confirmation_page_is_submitted(server, cache, on_drive):
     assert open_url(file, cache).read_bytes() == CONTENT
     confirmed = "/confirmed?id=AN-ID&confirm=t&uuid=a%26b"
     assert [path for path, _ in server.asked] == ["/download?id=AN-ID&export=download", confirmed]
+
+
+def test_a_confirmation_page_of_many_lines_is_submitted_too(server, cache, on_drive):
+    lines = CONFIRM.replace(b"%s", b"/confirmed").replace(b"><", b">\n  <")
+    server.routes["/confirmed"] = Handler.send_rest
+    assert open_url(on_drive(lines), cache).read_bytes() == CONTENT
+    assert server.asked[1][0] == "/confirmed?id=AN-ID&confirm=t&uuid=a%26b"
 
 
 def test_a_confirmation_page_is_submitted_once_and_only_over_https(server, cache, on_drive):

@@ -22,7 +22,6 @@ from loopback import (
 )
 
 import drive
-import webanswers
 from cli.errors import UserError
 from drive import RemoteFile, Source, open_url
 
@@ -194,7 +193,7 @@ def test_the_callers_check_refuses_a_file_and_the_next_source_is_taken(server, c
 
 
 def test_silent_servers_cost_no_more_than_the_time_for_an_answer(server, cache, monkeypatch):
-    monkeypatch.setattr(webanswers, "READ_TIMEOUT", 20)
+    monkeypatch.setattr(drive, "READ_TIMEOUT", 20)
     server.routes["/a"] = server.routes["/b"] = lambda h: h.server.over.wait(20)
     file = weights(server.url + "/a", server.url + "/b")
     start = time.monotonic()
@@ -204,6 +203,20 @@ def test_silent_servers_cost_no_more_than_the_time_for_an_answer(server, cache, 
     assert str(caught.value).count("timed out") == 2 and len(server.asked) == 2
     file = weights(server.url + "/a", serve(server, Handler.send_rest))
     assert open_url(file, cache, answer_within=2).read_bytes() == CONTENT
+
+
+def test_the_time_for_an_answer_does_not_end_a_download_under_way(server, cache, monkeypatch):
+    monkeypatch.setattr(drive, "READ_TIMEOUT", 20)
+
+    def slow(h):
+        h.send_rest(cut=200_000)
+        h.wfile.flush()
+        time.sleep(1)
+        h.wfile.write(CONTENT[200_000:])
+
+    file = weights(serve(server, slow))
+    assert open_url(file, cache, answer_within=0.5).read_bytes() == CONTENT
+    assert len(server.asked) == 1
 
 
 def test_a_look_up_of_the_host_that_hangs_is_given_up(cache, monkeypatch):
