@@ -4,6 +4,8 @@ processes.
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +81,32 @@ def command(script: str, *args, cwd: Path, timeout: float = 300, env=None):
         stdin=subprocess.DEVNULL,
         env=env,
     )
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="/proc, of Linux, tells a process's memory"
+)
+# Code for a process that `lines_of` runs.
+PEAK = """
+def peak():  # MB; unlike ru_maxrss not inherited from the process that started this one
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1e3
+"""
+
+
+def lines_of(code: str, paths: list, cwd: Path) -> list:
+    """What a process of `code` prints of the files `paths`: a list of JSON values."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([str(path) for path in paths]),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    last = answers[-1][0] if answers else "none"
+    assert done.returncode == 0, f"{done.stderr}\nthe last that was finished: {last}"
+    assert not done.stderr
+    return answers

@@ -1,14 +1,11 @@
-"""Files made by an enemy: weight files that would run code, hang or fill the memory, and pictures
-damaged at random.
+"""Weight files made by an enemy, which would run code, hang or fill the memory.
 
-Each lot goes through one process of its own, which tells how long every file took and how much
-memory: what hangs, crashes or eats the machine cannot take the tests with it.
+They go through one process of their own, which tells how long every file took and how much memory:
+what hangs, crashes or eats the machine cannot take the tests with it.
 """
 
-import json
 import os
 import pickle
-import random
 import re
 import signal
 import subprocess
@@ -20,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_file
+from conftest import PEAK, lines_of, needs_proc, one_file
 from PIL import Image
 
 import run
@@ -173,17 +170,8 @@ def hostile_files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="/proc, of Linux, tells a process's memory"
-)
-
 CONFIG = {"resolution": 16, "fmap_base": 64, "fmap_max": 8, "dlatent_size": 16}
 
-PEAK = """
-def peak():  # MB; unlike ru_maxrss not inherited from the process that started this one
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1e3
-"""
 LOADS = (
     PEAK
     + """
@@ -205,24 +193,6 @@ for path in json.load(sys.stdin):
     print(json.dumps([path, answer, time.monotonic() - started, grown]), flush=True)
 """
 )
-
-
-def lines_of(code: str, paths: list, cwd: Path) -> list:
-    """What a process of `code` prints of the files `paths`: a list of JSON values."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps([str(path) for path in paths]),
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    last = answers[-1][0] if answers else "none"
-    assert done.returncode == 0, f"{done.stderr}\nthe last that was finished: {last}"
-    assert not done.stderr
-    return answers
 
 
 @needs_proc
@@ -314,95 +284,3 @@ def test_a_weight_file_that_may_not_be_read_is_one_sentence(tmp_path):
             status = 3
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-# ------------------------------------------------------------ pictures
-
-KINDS = ("png", "jpg", "webp", "bmp", "gif", "tif")
-
-READS = (
-    PEAK
-    + """
-import json, sys, time
-from cli.errors import UserError, escaped
-from imaging.pictures import read_picture
-
-for path in json.load(sys.stdin):
-    started = time.monotonic()
-    try:
-        picture = read_picture(path)
-        answer = picture.mode
-    except UserError as error:
-        answer = escaped(error)  # as it is printed
-    print(json.dumps([path, answer, time.monotonic() - started, peak()]), flush=True)
-"""
-)
-
-
-def whole_pictures(folder: Path) -> dict[str, list[bytes]]:
-    """Several whole files of each kind: colours, palettes, alpha, many frames, compressions."""
-    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 4), dtype=np.uint8)
-    rgba = Image.fromarray(noise)
-    smooth = Image.linear_gradient("L").resize((48, 48)).convert("RGB")
-    rgb, grey, palette = rgba.convert("RGB"), rgba.convert("L"), rgba.convert("P")
-    wide = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
-    frames = {"save_all": True, "append_images": [smooth.resize(rgb.size)]}
-    variants = {
-        "png": [(rgba, {}), (palette, {}), (wide, {}), (smooth, {}), (rgb, frames)],
-        "jpg": [(rgb, {}), (grey, {}), (smooth, {"progressive": True}), (rgb.convert("CMYK"), {})],
-        "webp": [(rgba, {"lossless": True}), (smooth, {}), (rgb, frames)],
-        "bmp": [(rgb, {}), (palette, {}), (grey, {}), (rgba, {})],
-        "gif": [(palette, {}), (smooth, {}), (rgb, frames)],
-        "tif": [
-            *((rgb, {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")),
-            *((grey.convert("1"), {"compression": name}) for name in ("group4", "packbits")),
-            (wide, {}),
-            (rgba, frames),
-        ],
-    }
-    found: dict[str, list[bytes]] = {}
-    for kind, pairs in variants.items():
-        for picture, options in pairs:
-            path = folder / f"whole.{kind}"
-            picture.save(path, **options)
-            found.setdefault(kind, []).append(path.read_bytes())
-    return found
-
-
-def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """With bytes changed, most of them in the header, or cut, doubled, or filled in places."""
-    content = bytearray(whole)
-    for _ in range(chance.choice([1, 1, 2, 4, 16, 64])):
-        where = chance.randrange(min(len(content), chance.choice([32, 64, 256, 10**9])))
-        content[where] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
-    where = chance.randrange(len(content))
-    change = chance.random()
-    if change < 0.15:
-        del content[where:]
-    elif change < 0.25:
-        del content[where : where + chance.randrange(1, 64)]
-    elif change < 0.35:
-        content[where:where] = content[where : where + chance.randrange(1, 256)]
-    elif change < 0.4:
-        content[where : where + 16] = b"\xff" * 16
-    return bytes(content)
-
-
-@needs_proc
-def test_two_thousand_damaged_pictures_never_crash_hang_or_fill_the_memory(tmp_path):
-    whole = whole_pictures(tmp_path)
-    chance = random.Random(0)
-    paths = []
-    for i in range(2000):
-        kind = KINDS[i % len(KINDS)]
-        path = tmp_path / f"{i:04}.{kind}"
-        path.write_bytes(damaged(chance.choice(whole[kind]), chance))
-        paths.append(path)
-    answers = lines_of(READS, paths, tmp_path)
-    assert len(answers) == 2000
-    read = [answer for _, answer, _, _ in answers if answer == "RGB"]
-    assert 200 < len(read) < 1800  # the damage neither spares all nor spoils all
-    assert all(answer == "RGB" or len(answer) > 15 for _, answer, _, _ in answers)
-    assert all(answer.isprintable() for _, answer, _, _ in answers)
-    assert max(answers, key=lambda answer: answer[2])[2] < 5
-    assert max(answers, key=lambda answer: answer[3])[3] < 1000  # MB

@@ -1,0 +1,34 @@
+"""genforce's StyleGAN checkpoints."""
+
+import pytest
+import torch
+from conftest import random_networks
+from weight_files import agree, genforce
+
+from cli.errors import UserError
+from generators.formats import read_networks
+
+
+@pytest.mark.parametrize("resolution", [16, 128])
+def test_genforce_checkpoints_give_the_same_pictures(tmp_path, resolution):
+    other, networks = random_networks(resolution, seed=1), random_networks(resolution, seed=2)
+    content = {"generator": genforce(*other), "generator_smooth": genforce(*networks)}
+    torch.save(content, tmp_path / "stylegan.pth")
+    assert agree(tmp_path / "stylegan.pth", *networks).origin == "genforce"
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    agree(tmp_path / "old.pth", *networks)
+
+
+def test_other_settings_of_genforce_are_refused_by_name(tmp_path):
+    state = genforce(*random_networks(16))
+    for content, words in (
+        ({"generator_smooth": {**state, "synthesis.layer3.final.tanh": torch.ones(1)}}, "tanh"),
+        ({"generator_smooth": state, "fused_scale": True}, "fused_scale = True"),
+        (
+            {"generator_smooth": {k: v for k, v in state.items() if not k.endswith(".const")}},
+            "constant input",
+        ),
+    ):
+        torch.save(content, tmp_path / "g.pth")
+        with pytest.raises(UserError, match=words):
+            read_networks(tmp_path / "g.pth")
