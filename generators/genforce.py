@@ -7,80 +7,53 @@ refused by name.
 
 from __future__ import annotations
 
-import re
+from cli.errors import UserError
+from generators.networks import Networks, build_networks, renamed, require_settings, tensors
 
-from torch import Tensor
-
-State = dict[str, Tensor]
 # Settings that a checkpoint may carry beside its tensors, and what they must be.
 REQUIRED = {"fused_scale": "auto", "final_tanh": False, "const_input": True}
 
+# Its names, and PULSE's, with the number of the layer in place of its block; "" drops a tensor.
+NAMES = (
+    (r"(.+\.)?(lod|w_avg|apply_noise\.noise)", ""),
+    (r"mapping\.(dense\d+\.(weight|bias))", r"\1"),
+    (r"synthesis\.output\d\.(weight|bias)", r"torgb.\1"),  # the last, of the full size, remains
+    (r"synthesis\.layer0\.(const|bias)", r"blocks.4x4.\1"),
+    (r"synthesis\.layer1\.(weight|bias)", r"blocks.4x4.conv.\1"),
+    (r"synthesis\.layer(\d?[02468])\.(weight|bias)", r"\1.conv0_up.\2"),
+    (r"synthesis\.layer(\d?[13579])\.(weight|bias)", r"\1.conv1.\2"),
+    (r"synthesis\.layer(\d?[02468])\.style\.(weight|bias)", r"\1.epi1.style_mod.lin.\2"),
+    (r"synthesis\.layer(\d?[13579])\.style\.(weight|bias)", r"\1.epi2.style_mod.lin.\2"),
+    (r"synthesis\.layer(\d?[02468])\.apply_noise\.weight", r"\1.epi1.noise.weight"),
+    (r"synthesis\.layer(\d?[13579])\.apply_noise\.weight", r"\1.epi2.noise.weight"),
+)
 
-def without_module(content: dict) -> dict:
-    """Without the prefix that DataParallel puts before every key."""
-    if content and all(str(key).startswith("module.") for key in content):
-        return {key.removeprefix("module."): value for key, value in content.items()}
-    return content
 
-
-def generator_state(content: dict) -> State | None:
-    """The averaged generator of a checkpoint, else the trained one; None where it holds neither.
-
-    Raises: ValueError, in words that follow `FILE …`, for settings that make another network.
-    """
-    for name, required in REQUIRED.items():
-        if name in content and content[name] != required:
-            raise ValueError(f"was made with {name} = {content[name]!r}: only {required!r} is read")
+def _generator(content: dict) -> dict | None:
+    """The averaged generator of a checkpoint, else the trained one; None where it holds neither."""
     for holder in (content, content.get("models"), content.get("model")):
         for name in ("generator_smooth", "generator"):
             state = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(state, dict):
-                state = without_module(state)
-                if any(key.startswith("synthesis.layer") for key in state):
-                    return state
+            keys = state if isinstance(state, dict) else ()
+            if any(isinstance(key, str) and "synthesis.layer" in key for key in keys):
+                return state
     return None
 
 
-def states(state: State) -> tuple[State, State]:
-    """Synthesis and mapping state dicts under PULSE's names, without the constant blur.
+def recognises(content: dict) -> bool:
+    return _generator(content) is not None
 
-    Raises: ValueError, in words that follow `FILE …`, naming a key that is unknown or missing.
-    """
+
+def read(content: dict) -> Networks:
+    """Raises: UserError, worded to follow the name of the file."""
+    require_settings(content, REQUIRED)
+    state = tensors(_generator(content))
     if "synthesis.layer0.const" not in state:
-        raise ValueError("lacks synthesis.layer0.const: only a constant input is supported")
-    outputs = [re.fullmatch(r"synthesis\.output(\d+)\.weight", key) for key in state]
-    last = max((int(match[1]) for match in outputs if match), default=-1)
-    synthesis: State = {}
-    mapping: State = {}
-    for key, tensor in state.items():
-        if re.search(r"(^|\.)(lod|w_avg|apply_noise\.noise)$", key):
-            continue
-        if match := re.fullmatch(r"mapping\.(dense\d+\.(?:weight|bias))", key):
-            mapping[match[1]] = tensor
-        elif match := re.fullmatch(r"synthesis\.output(\d+)\.(weight|bias)", key):
-            if int(match[1]) == last:  # those of smaller pictures are not used
-                synthesis[f"torgb.{match[2]}"] = tensor
-        else:
-            place = synthesis_key(key)
-            synthesis[place] = tensor.flatten() if place.endswith("noise.weight") else tensor
-    return synthesis, mapping
-
-
-def synthesis_key(key: str) -> str:
-    """PULSE's name of `synthesis.layer<i>.…`. Raises: ValueError for an unknown one."""
-    match = re.fullmatch(r"synthesis\.layer(\d+)\.(.+)", key)
-    layer, rest = (int(match[1]), match[2]) if match else (-1, "")
-    names = {0: "", 1: "conv."} if layer < 2 else {0: "conv0_up.", 1: "conv1."}
-    inner = names[layer % 2]  # the 4×4 block begins with a constant, others with conv0_up
-    epilogue = f"epi{layer % 2 + 1}"
-    places = {
-        "style.weight": f"{epilogue}.style_mod.lin.weight",
-        "style.bias": f"{epilogue}.style_mod.lin.bias",
-        "apply_noise.weight": f"{epilogue}.noise.weight",
-        "bias": f"{inner}bias",
-        ("weight" if layer else "const"): f"{inner}weight" if layer else "const",
-    }
-    if rest not in places:
-        raise ValueError(f"has the unknown key {key}: only genforce's default settings are read")
-    size = 4 * 2 ** (layer // 2)
-    return f"blocks.{size}x{size}.{places[rest]}"
+        raise UserError("lacks synthesis.layer0.const: only a constant input is supported")
+    renamed_state = {}
+    for key, tensor in renamed(dict(sorted(state.items())), NAMES).items():
+        layer, _, rest = key.partition(".")
+        if layer.isdecimal():
+            key = "blocks.{0}x{0}.{1}".format(4 << int(layer) // 2, rest)
+        renamed_state[key] = tensor.flatten() if key.endswith("noise.weight") else tensor
+    return build_networks(renamed_state)

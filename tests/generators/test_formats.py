@@ -8,11 +8,16 @@ import zipfile
 
 import pytest
 import torch
+import weight_files
 from conftest import one_file, random_networks
 from weight_files import agree, lernapparat, picture
 
 from cli.errors import UserError
+from generators import formats, nvidia
 from generators.formats import read_networks
+from generators.lernapparat import read as read_lernapparat
+from generators.networks import Networks
+from generators.safe_loading import load_content
 from stylegan import G_mapping
 
 
@@ -57,6 +62,60 @@ def test_every_format_gives_the_same_pictures(files):
         assert all(p.dtype == torch.float32 for p in networks.synthesis.parameters()), name
 
 
+def test_each_reader_recognises_its_own_format_and_no_other(files, tmp_path):
+    synthesis, mapping, paths = files
+    checkpoint = {"models": {"generator": weight_files.genforce(synthesis, mapping)}}
+    torch.save(checkpoint, tmp_path / "genforce.pth")
+    network = weight_files.nvidia_network(synthesis, mapping)
+    weight_files.write_pickle(tmp_path / "g.pkl", (network, network, network))
+    written = {
+        "one file": paths["one file"],
+        "genforce": tmp_path / "genforce.pth",
+        "lernapparat": paths["lernapparat"],
+        "PULSE": paths["pair, one of it"],
+        "NVIDIA pickle": tmp_path / "g.pkl",
+    }
+    assert list(written) == [reader.name for reader in formats.READERS]
+    for name, path in written.items():
+        content = load_content(path, nvidia.STAND_INS)
+        for reader in formats.READERS:
+            assert bool(reader.recognises(content)) == (reader.name == name)
+            assert not reader.recognises({}) and not reader.recognises({"pickle": [7]})
+        assert read_networks(path).origin == name
+
+
+def test_a_format_is_added_by_one_line(tmp_path, monkeypatch):
+    """A reader of pickles with a class of their own."""
+
+    class Kept:
+        pass
+
+    synthesis, mapping = random_networks(16)
+    reader = formats.Reader(
+        "another",
+        lambda content: isinstance(content.get("pickle"), Kept),
+        lambda content: Networks(synthesis, mapping),
+        {("library", "Kept"): Kept},
+    )
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02clibrary\nKept\n)R.")
+    with pytest.raises(UserError, match="asks for library.Kept"):
+        read_networks(tmp_path / "a.pkl")
+    monkeypatch.setattr(formats, "READERS", (*formats.READERS, reader))
+    networks = read_networks(tmp_path / "a.pkl")
+    assert networks.synthesis is synthesis and networks.origin == "another"
+
+
+def test_a_file_without_mapping_and_prior_takes_the_mapping_beside_it(tmp_path):
+    _, mapping = random_networks(16)
+    z = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    one_file(tmp_path / "g.pt", mapping=None, gaussian_fit=None)
+    assert read_networks(tmp_path / "g.pt").mapping is None
+    torch.save(mapping.state_dict(), tmp_path / "mapping.pt")
+    assert torch.equal(read_networks(tmp_path / "g.pt").mapping(z), mapping(z))
+    one_file(tmp_path / "g.pt", mapping=None)
+    assert read_networks(tmp_path / "g.pt").mapping is None
+
+
 def test_formats_are_told_apart_by_content_and_not_by_name(files, tmp_path):
     synthesis, _, paths = files
     disguised = tmp_path / "picture.png"
@@ -69,6 +128,13 @@ def test_channels_are_read_from_the_tensors(tmp_path, config):
     synthesis, mapping = random_networks(32, **{"fmap_max": 512, **config})
     torch.save(lernapparat(synthesis, mapping), tmp_path / "g.pt")
     assert torch.equal(picture(read_networks(tmp_path / "g.pt").synthesis), picture(synthesis))
+
+
+def test_a_key_that_lernapparat_does_not_have_is_named():
+    content = lernapparat(*random_networks(16))
+    assert len(read_lernapparat(content).mapping) == 2
+    with pytest.raises(UserError, match="^has the unknown key d_basic.weight"):
+        read_lernapparat({**content, "d_basic.weight": torch.zeros(1)})
 
 
 class Gadget:
@@ -113,7 +179,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(files, tmp_path, monkeypat
         torch.save(content, tmp_path / f"{name}.pt")
         with pytest.raises(UserError, match=words) as caught:
             read_networks(tmp_path / f"{name}.pt")
-        assert f"{name}.pt" in str(caught.value)
+        assert str(caught.value).startswith(f"{tmp_path / name}.pt ")
+        assert str(caught.value).count(f"{name}.pt") == 1
         assert "\n" not in str(caught.value)
     data = paths["one file"].read_bytes()
     raw = {

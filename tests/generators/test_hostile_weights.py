@@ -6,6 +6,7 @@ what hangs, crashes or eats the machine cannot take the tests with it.
 
 import os
 import pickle
+import random
 import re
 import signal
 import subprocess
@@ -17,13 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PEAK, lines_of, needs_proc, one_file
+from conftest import PEAK, lines_of, needs_proc, one_file, random_networks
 from PIL import Image
+from weight_files import genforce, lernapparat, nvidia_network, write_pickle
 
 import run
 from cli import command
 from cli.errors import UserError
-from generators.formats import FORMAT
+from generators.formats import FORMAT, read_networks
+from generators.load import describe
 
 SECONDS = 10  # for one weight file
 
@@ -134,6 +137,7 @@ def hostile_files(folder: Path) -> list[Path]:
         "resolution_of_half": {"config": {**CONFIG, "resolution": 16.5}},
         "resolution_beyond": {"config": {**CONFIG, "resolution": 2**60}},
         "resolution_of_tensor": {"config": {**CONFIG, "resolution": torch.ones(3)}},
+        "resolution_of_scalar": {"config": {**CONFIG, "resolution": torch.tensor(16)}},
         "list_of_state": {"synthesis": [1, 2]},
         "tensor_of_state": {"synthesis": torch.ones(3)},
         "numbered_state": {"synthesis": {1: torch.ones(3)}},
@@ -215,6 +219,93 @@ def test_hostile_weight_files_are_refused_in_one_sentence_and_run_nothing(tmp_pa
     assert max(seconds for *_, seconds, _ in answers) < SECONDS
     assert max(grown for *_, grown in answers) < 300  # MB
     assert not list(tmp_path.rglob("executed"))
+
+
+ODD = {
+    **{"none": None, "yes": True, "less": -1, "half": 0.5, "nan": float("nan"), "huge": 10**5000},
+    **{"text": "\x1b[31m", "list": [1, 2], "dictionary": {"a": 1}, "numbers": {1: 2}},
+    **{"scalar": torch.tensor(1.0), "empty": torch.zeros(0, 3), "vector": torch.zeros(16)},
+    **{"long": torch.ones(3, 4).long(), "complex": torch.ones(3, 4).to(torch.complex64)},
+    **{"meta": torch.ones(3, 4).to("meta"), "sparse": torch.ones(3, 4).to_sparse()},
+    **{"view": torch.zeros(1).expand(1 << 14, 1 << 14), "dtype": torch.float32},
+}
+SETTINGS = ("fmap_base", "fmap_decay", "blur_filter", "fused_scale", "mapping", "synthesis")
+ODD_KEYS = (
+    *("x", "module.x", "format", "generator", "torgb.weight", "dense5.weight"),
+    *(f"blocks.{size}x{size}.epi2.noise.weight" for size in ("0", "4", "999999999", "9" * 5000)),
+    *(f"synthesis.layer{layer}.weight" for layer in ("0", "99", "9" * 12)),
+)
+
+
+def changed_somewhere(content: dict, chance: random.Random) -> dict:
+    """With an entry, at any depth, missing, renamed or of another kind."""
+    content = {key: value for key, value in content.items()}
+    key = chance.choice(list(content))
+    inner = content[key]
+    if isinstance(inner, dict) and inner and chance.random() < 0.8:
+        content[key] = changed_somewhere(inner, chance)
+    elif chance.random() < 0.7:
+        content[key] = chance.choice(list(ODD.values()))
+    elif chance.random() < 0.5:
+        content[chance.choice(ODD_KEYS)] = content.pop(key)
+    else:
+        del content[key]
+    return content
+
+
+@pytest.mark.parametrize("format_name", ["one file", "genforce", "lernapparat", "PULSE"])
+def test_changed_contents_are_read_or_refused_in_one_sentence(tmp_path, format_name):
+    """Nothing but UserError comes of them: no catch-all around the readers hides a mistake."""
+    synthesis, mapping = random_networks(16)
+    content = {
+        "one file": lambda: torch.load(one_file(tmp_path / "x.pt"), weights_only=True),
+        "genforce": lambda: {"generator_smooth": genforce(synthesis, mapping), "const_input": True},
+        "lernapparat": lambda: lernapparat(synthesis, mapping),
+        "PULSE": synthesis.state_dict,
+    }[format_name]()
+    chance = random.Random(0)
+    path = tmp_path / "g.pt"
+    refused = 0
+    for _ in range(150):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch would rather be rid of such tensors
+            torch.save(changed_somewhere(content, chance), path)
+            try:
+                describe(read_networks(path))
+            except UserError as error:
+                assert str(error).startswith(f"{path} ") and "\n" not in str(error)
+                refused += 1
+    assert 75 < refused <= 150
+
+
+def test_changed_pickles_are_read_or_refused_in_one_sentence(tmp_path):
+    """As above, for NVIDIA's networks."""
+    odd = [value for value in ODD.values() if not isinstance(value, torch.Tensor | torch.dtype)]
+    odd += [np.zeros(3), np.zeros((0, 3), "f8"), np.zeros((1,) * 20, "f4"), np.float32(2), b"x"]
+    names = ("lod", "4x4/Conv0_up/weight", "0x0/Conv/bias", "Dense77/weight", "8x8/Conv2/bias")
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        network = nvidia_network(*random_networks(16), fmap_base=64, fmap_decay=1.0)
+        parts = network.state["components"]
+        state = chance.choice([network, parts["synthesis"], parts["mapping"]]).state
+        key = chance.choice(["variables", "static_kwargs", "components"])
+        if chance.random() < 0.2:
+            state[key] = chance.choice(odd)
+        elif key == "variables":
+            i = chance.randrange(len(state[key]))
+            name, array = state[key][i]
+            kept = [(name, chance.choice(odd)), (chance.choice(names), array), chance.choice(odd)]
+            state[key][i] = chance.choice(kept)
+        else:
+            state[key] = {**state[key], chance.choice(SETTINGS): chance.choice(odd)}
+        path = write_pickle(tmp_path / "g.pkl", (None, network), chance.choice([2, 4]))
+        try:
+            describe(read_networks(path))
+        except UserError as error:
+            assert str(error).startswith(f"{path} ") and "\n" not in str(error)
+            refused += 1
+    assert 50 < refused <= 150
 
 
 def test_what_these_files_would_run_is_real(tmp_path, monkeypatch):

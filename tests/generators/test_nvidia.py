@@ -1,7 +1,6 @@
 """NVIDIA's StyleGAN1 pickles: read without its code, and nothing in them is run."""
 
 import codecs
-import io
 import pickle
 import sys
 
@@ -12,7 +11,6 @@ from conftest import random_networks
 from weight_files import EasyDict, Network, agree, nvidia_network, write_pickle
 
 from cli.errors import UserError
-from generators import nvidia
 from generators.formats import read_networks
 from stylegan import G_mapping, G_synthesis
 
@@ -42,14 +40,6 @@ def test_other_channel_settings_are_read_from_the_file(tmp_path):
     Gs = nvidia_network(synthesis, mapping, **config)
     networks = agree(write_pickle(tmp_path / "g.pkl", (None, None, Gs)), synthesis, mapping)
     assert networks.synthesis.config["fmap_decay"] == 0.8
-
-
-def test_arrays_of_other_byte_orders_and_old_pythons_are_read():
-    array = np.arange(6, dtype=">f4").reshape(2, 3, order="F")
-    for protocol in (2, 4):
-        data = pickle.dumps(array, protocol=protocol)
-        found = nvidia._Unpickler(io.BytesIO(data)).load().value()
-        assert np.array_equal(found, array)
 
 
 @pytest.mark.parametrize(
