@@ -7,6 +7,7 @@ tensors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from cli.errors import UserError
+from generators.networks import read_prior
+from generators.safe_loading import load_torch
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_mapping
 
@@ -57,16 +61,12 @@ def tensors_sha256(state: dict[str, Tensor]) -> str:
 
 def cached_prior(mapping: G_mapping, cache_dir: Path) -> tuple[Tensor, Tensor]:
     """The prior fit of a mapping network, from `cache_dir` under its SHA-256, or computed and kept
-    there.
+    there. Raises: OSError where it cannot be kept.
     """
     path = cache_dir / f"gaussian_fit_{tensors_sha256(mapping.state_dict())}.pt"
-    shape = (mapping.dlatent_size,)
-    try:
-        kept = torch.load(path, weights_only=True)
-        if kept["mean"].shape == kept["std"].shape == shape:
-            return kept["mean"], kept["std"]
-    except Exception:  # absent, or damaged in whatever way: computed again
-        pass
+    if path.is_file():
+        with contextlib.suppress(UserError):  # damaged: computed again
+            return read_prior(load_torch(path), mapping.dlatent_size)
     mean, std = fit_prior(mapping)
     with atomic_write(path) as file:
         torch.save({"mean": mean, "std": std}, file)
