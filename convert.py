@@ -12,9 +12,6 @@ from pathlib import Path
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
-from generators.formats import read_networks
-from generators.load import DEMO, describe, largest_difference, save_generator
-from generators.prior import cached_prior
 
 
 def parser() -> Parser:
@@ -33,25 +30,26 @@ def main() -> int:
         raise UserError("nothing to do: give -o OUT to convert the file, or -info to describe it")
     if args.o is not None and args.o.exists() and not args.overwrite:
         raise UserError(f"{args.o} exists: give another name, or -overwrite")
-    try:
-        networks = read_networks(DEMO if args.file == "demo" else Path(args.file))
-    except UserError as error:
-        raise UserError(str(error)) from None
+    # only now, so that -h does not wait for PyTorch
+    from generators.formats import read_networks
+    from generators.load import DEMO, describe, generator_of, save_generator
+
+    networks = read_networks(DEMO if args.file == "demo" else Path(args.file))
     tell(*describe(networks))
     if args.o is None or args.info:
         return OK
-    if networks.prior is None and networks.mapping is None:
-        raise UserError(f"{args.file} has no mapping network: put its mapping.pt beside it")
-    networks.synthesis.requires_grad_(False)
-    print("largest difference to an independent formulation, 10 latents: ", end="", flush=True)
-    print(f"{largest_difference(networks):.1e} of the largest value")
+    generator = generator_of(networks, args.file, args.cache_dir)
     try:
-        save_generator(
-            networks, networks.prior or cached_prior(networks.mapping, args.cache_dir), args.o
-        )
+        save_generator(networks, (generator.mean, generator.std), args.o)
     except OSError as error:
         raise UserError(f"{args.o} cannot be written ({error.strerror})") from None
-    tell(f"written: {args.o} (use it with: python run.py -generator {args.o})")
+    written = generator_of(read_networks(args.o), args.o, args.cache_dir)
+    if written.sha256 != generator.sha256:
+        raise UserError(f"{args.o}, read back, is not what {args.file} holds: convert it again")
+    tell(
+        f"read back: the same generator, SHA-256 {generator.sha256}",
+        f"written: {args.o} (use it with: python run.py -generator {args.o})",
+    )
     return OK
 
 

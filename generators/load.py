@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cli.errors import UserError
-from crosscheck import synthesize
 from generators.ffhq import load_ffhq
-from generators.formats import FORMAT, Networks, read_networks
+from generators.formats import FORMAT, read_networks
+from generators.networks import Networks, worded
 from generators.prior import cached_prior, tensors_sha256
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_synthesis
@@ -75,17 +75,23 @@ def load_generator(
 
     progress: tell of downloads on stderr. Raises: UserError, with the reason and what to do.
     """
-    cache_dir = Path(cache_dir)
     if str(name) == "ffhq":
-        networks = load_ffhq(cache_dir, progress)
-    elif str(name) == "demo":
-        networks = read_networks(DEMO)
+        networks = load_ffhq(Path(cache_dir), progress)
     else:
         try:
-            networks = read_networks(Path(name))
+            networks = read_networks(DEMO if str(name) == "demo" else Path(name))
         except UserError as error:
             hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
             raise UserError(f"{error}{hint}") from None
+    return generator_of(networks, name, Path(cache_dir))
+
+
+def generator_of(networks: Networks, name: str | os.PathLike, cache_dir: Path) -> Generator:
+    """The Generator of a file's networks; where the file has no prior, a fit to its mapping network
+    is made and cached.
+
+    Raises: UserError where there is neither, or where the cache cannot be written.
+    """
     if networks.prior is None and networks.mapping is None:
         raise UserError(
             f"{name} has neither a mapping network nor a prior fit: put its mapping.pt beside it"
@@ -116,7 +122,8 @@ def describe(networks: Networks) -> list[str]:
         f"mapping network: {'yes' if mapping else 'no: put its mapping.pt beside the file'}",
         f"prior fit: {'in the file' if networks.prior else 'made at first use, then cached'}",
     ]
-    lines += [f"{name}: {value}" for name, value in networks.about.items()]
+    for name, value in networks.about.items():
+        lines.append(f"{name}: {value if isinstance(value, str) else worded(value)}")
     if "licence" not in networks.about:
         lines.append("licence: the file does not say; see where it comes from")
     return lines
@@ -124,26 +131,6 @@ def describe(networks: Networks) -> list[str]:
 
 def _count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def largest_difference(networks: Networks, latents: int = 10) -> float:
-    """Between the network's pictures and those of an independent formulation (crosscheck.py), over
-    their largest value.
-
-    The latents are drawn from the mapping network, or from N(0, I) where there is none; seed 0.
-    """
-    synthesis, mapping = networks.synthesis, networks.mapping
-    random = torch.Generator().manual_seed(0)
-    difference = largest = 0.0
-    with torch.no_grad():
-        for _ in range(latents):
-            z = torch.randn(1, synthesis.dlatent_size, generator=random)
-            w = (mapping(z) if mapping else z)[:, None].expand(-1, synthesis.num_layers, -1)
-            noise = [torch.randn(1, 1, r, r, generator=random) for r in synthesis.layer_sizes]
-            expected = synthesize(synthesis.state_dict(), w, noise)
-            difference = max(difference, (synthesis(w, noise) - expected).abs().max().item())
-            largest = max(largest, expected.abs().max().item())
-    return difference / largest
 
 
 def save_generator(networks: Networks, prior: tuple[Tensor, Tensor], path: Path) -> None:

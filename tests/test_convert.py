@@ -1,8 +1,17 @@
 """convert.py, as a user runs it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
-from conftest import command, random_networks
+from conftest import ROOT, command, one_file, random_networks
 from weight_files import agree, nvidia_network, write_pickle
+
+import convert
+from cli.errors import UserError
+from generators import load
+from generators.load import load_generator, save_generator
 
 
 def test_convert_and_describe_as_commands(tmp_path):
@@ -15,10 +24,12 @@ def test_convert_and_describe_as_commands(tmp_path):
         assert words in done.stdout
     done = command("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    difference = float(done.stdout.split("10 latents: ")[1].split()[0])
-    assert 0 < difference < 1e-4
     networks = agree(tmp_path / "cats.pt", synthesis, mapping)
     assert networks.prior is not None
+    read = load_generator(tmp_path / "cats.pkl", tmp_path / "cache")  # the prior lies there now
+    written = load_generator(tmp_path / "cats.pt", tmp_path / "nowhere")
+    assert f"the same generator, SHA-256 {written.sha256}\n" in done.stdout
+    assert written.sha256 == read.sha256
     before = (tmp_path / "cats.pt").read_bytes()
     done = command("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
     assert done.returncode == 2 and "-overwrite" in done.stderr
@@ -32,3 +43,47 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, args):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("convert.py: error: ")
     assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_file_that_reads_back_as_another_is_no_success(tmp_path, monkeypatch):
+    def save_another(networks, prior, path):
+        save_generator(networks, (prior[0] + 1, prior[1]), path)
+
+    monkeypatch.setattr(load, "save_generator", save_another)
+    monkeypatch.setattr("sys.argv", ["convert.py", "demo", "-o", str(tmp_path / "demo.pt")])
+    with pytest.raises(UserError, match="is not what demo holds"):
+        convert.main()
+
+
+def test_what_is_missing_or_cannot_be_written_is_named(tmp_path):
+    one_file(tmp_path / "bare.pt", mapping=None, gaussian_fit=None)
+    one_file(tmp_path / "no_prior.pt", d=4, gaussian_fit=None)
+    (tmp_path / "file").touch()
+    for args, words in (
+        (["bare.pt", "-o", "x.pt"], "bare.pt has neither a mapping network nor a prior fit"),
+        (["demo", "-o", "file/x.pt"], "file/x.pt cannot be written"),
+        (["no_prior.pt", "-o", "x.pt", "-cache_dir", "file"], "-cache_dir file cannot be written"),
+    ):
+        done = command("convert.py", *args, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert words in done.stderr
+        assert not (tmp_path / "x.pt").exists()
+
+
+def test_help_comes_without_pytorch(tmp_path):
+    code = f"""
+import runpy, sys
+sys.argv = ["convert.py", "-h"]
+try:
+    runpy.run_path({str(ROOT / "convert.py")!r}, run_name="__main__")
+except SystemExit:
+    print("torch" in sys.modules or "numpy" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "-overwrite" in done.stdout and done.stdout.endswith("False\n"), done.stderr

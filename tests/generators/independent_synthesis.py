@@ -1,4 +1,5 @@
-"""The synthesis network once more, formulated differently: what a conversion is held against.
+"""The synthesis network once more, formulated differently: what the network itself, and what
+converted files make of it, are compared with.
 
 Nothing here is shared with stylegan.py but the names of the tensors: every up-convolution as
 nearest neighbour and 3×3, the blur as two passes of shifted sums, torch's own instance norm,
