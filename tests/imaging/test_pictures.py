@@ -30,7 +30,7 @@ from imaging.pictures import (
 )
 from imaging.sheet import MARGIN, TILE, comparison_sheet
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
 
