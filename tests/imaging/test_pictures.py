@@ -1,6 +1,4 @@
-"""images.py: any file becomes 8-bit sRGB or one sentence, and writing is all or nothing; sheets.py:
-each picture is shown once, and within eps can be told.
-"""
+"""Any file becomes 8-bit sRGB or one sentence; writing is all or nothing."""
 
 import os
 import random
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image, ImageCms, ImageDraw
 
 from cli.errors import UserError
@@ -28,9 +27,7 @@ from imaging.pictures import (
     to_tensor,
     write_png,
 )
-from imaging.sheet import MARGIN, TILE, comparison_sheet
 
-ROOT = Path(__file__).parent.parent.parent
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
 
@@ -419,50 +416,3 @@ def test_a_photograph_is_a_source_only_with_the_content_that_was_aligned(tmp_pat
     assert aligned_sources(list_pictures(tmp_path)[0]) == {}
     photo.unlink()
     assert aligned_sources(list_pictures(tmp_path)[0]) == {}
-
-
-# ------------------------------------------------------------ sheets
-
-
-@pytest.mark.parametrize("number", [0, 1, 4, 5, 9])
-def test_a_sheet_shows_every_picture_once_and_has_an_empty_margin(number):
-    lr = Image.new("RGB", (16, 16), (1, 2, 3))
-    results = []
-    for i in range(number):
-        hr = Image.new("RGB", (1024 if i % 2 else 64,) * 2, (50 + i, 0, 0))
-        results.append((hr, Image.new("RGB", (16, 16), (0, 50 + i, 0)), f"seed {i}", i % 2 == 0))
-    sheet = comparison_sheet(lr, results, "写真.png – 16×16 " * 12, "Imaginary faces. " * 30)
-    pixels = np.asarray(sheet)
-    packed, numbers = np.unique(pixels.astype(int) @ (65536, 256, 1), return_counts=True)
-    counted = {tuple(int(c).to_bytes(3, "big")): n for c, n in zip(packed, numbers, strict=True)}
-    tile = TILE**2
-    assert counted[1, 2, 3] == 2 * tile  # LR and its enlargement
-    for i in range(number):
-        assert counted[50 + i, 0, 0] == tile and counted[0, 50 + i, 0] == tile
-    edge = MARGIN // 2
-    for border in (pixels[:edge], pixels[-edge:], pixels[:, :edge], pixels[:, -edge:]):
-        assert (border == 255).all()
-    assert sheet.width <= 1700
-
-
-@pytest.fixture
-def verdicts():
-    """The pixels (h, w, 3) of two sheets that differ in one result: within eps, outside eps."""
-    lr, hr = Image.new("RGB", (16, 16), "white"), Image.new("RGB", (64, 64), "white")
-    return [
-        np.asarray(comparison_sheet(lr, [(hr, lr, "s", within_eps)], "", "")).astype(int)
-        for within_eps in (True, False)
-    ]
-
-
-def test_a_sheet_tells_within_eps_by_more_than_colour(verdicts):
-    within, outside = ((sheet < 255).any(-1) for sheet in verdicts)  # where there is ink
-    assert (within != outside).any()
-
-
-def test_within_eps_is_written_in_green_and_outside_eps_in_red(verdicts):
-    def greener_redder(sheet):
-        difference = sheet[..., 1] - sheet[..., 0]
-        return (difference > 60).any(), (difference < -60).any()
-
-    assert [greener_redder(sheet) for sheet in verdicts] == [(True, False), (False, True)]
