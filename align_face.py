@@ -121,7 +121,8 @@ def main() -> int:
     args = parser().parse_args()
     check_flags(args)
     from imaging.face_crop import CROP, FaceFinder
-    from imaging.pictures import ALIGNED_FROM, picture_text, pictures_in
+    from imaging.pictures import pictures_in
+    from imaging.provenance import ALIGNED_FROM, picture_text
 
     pictures, others = pictures_in(args.input_dir, "-input_dir", "photographs")
     require_folder_writable(args.output_dir, "-output_dir")
@@ -175,7 +176,7 @@ def settle_seed(photos: list[Path], args) -> None:
     """The seed of -degrade where none was given: that of the faces which are there, or a new
     one.
     """
-    from imaging.pictures import picture_text
+    from imaging.provenance import picture_text
 
     if args.degrade is None or args.seed is not None:
         return
@@ -200,7 +201,8 @@ def result(photo: Path, face: int, args) -> Path:
 
 def marks(photo: Path, args) -> dict[str, str]:
     """What the text chunks of all faces of `photo` say. Raises: OSError."""
-    from imaging.pictures import ALIGNED_FROM, ALIGNED_SHA256, sha256, storable
+    from imaging.provenance import ALIGNED_FROM, ALIGNED_SHA256, storable
+    from safe_files import sha256
 
     degrade = f" -degrade {args.degrade} -seed {args.seed}" if args.degrade else ""
     return {
@@ -218,7 +220,7 @@ def degraded(text: dict[str, str]) -> str:
 
 def is_done(photo: Path, args) -> bool:
     """Whether face 0, which is written last, is there, from this photograph by these flags."""
-    from imaging.pictures import picture_text
+    from imaging.provenance import picture_text
 
     text = picture_text(result(photo, 0, args))
     try:
@@ -228,14 +230,14 @@ def is_done(photo: Path, args) -> bool:
 
 
 def is_ours(file: Path, photo: Path) -> bool:
-    from imaging.pictures import ALIGNED_FROM, picture_text, storable
+    from imaging.provenance import ALIGNED_FROM, picture_text, storable
 
     return picture_text(file).get(ALIGNED_FROM) == storable(photo.name)
 
 
 def require_free(file: Path, photo: Path, args) -> None:
     """Raises: UserError where `file` is something else, or the face in another state of damage."""
-    from imaging.pictures import picture_text
+    from imaging.provenance import picture_text
 
     if not os.path.lexists(file):
         return
@@ -255,7 +257,8 @@ def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
     """
     from imaging.degradations import numbers
     from imaging.face_crop import align, central_square, downscale, enlarged
-    from imaging.pictures import ALIGNED_FACE, read_picture, write_png
+    from imaging.pictures import read_picture
+    from imaging.provenance import ALIGNED_FACE, write_png
 
     require_free(result(photo, 0, args), photo, args)  # before the search, which takes seconds
     try:

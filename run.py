@@ -68,7 +68,8 @@ def find_pictures(options: RunOptions) -> list[Path]:
 
     Raises: UserError where there is none, or where the results cannot go.
     """
-    from imaging.pictures import aligned_sources, pictures_in
+    from imaging.pictures import pictures_in
+    from imaging.provenance import aligned_sources
 
     input_dir, output_dir = options.input_dir, options.output_dir
     pictures, others = pictures_in(input_dir, "-input_dir", "small pictures of faces")

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cli.errors import UserError, escaped
 from cli.progress import some
-from imaging.pictures import pictures_in, read_picture, storable
+from imaging.pictures import pictures_in, read_picture
+from imaging.provenance import storable
 from runner.records import read_record
 
 NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"

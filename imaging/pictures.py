@@ -1,8 +1,7 @@
-"""Files to tensors and back: read any picture safely, write PNG atomically.
+"""Picture files of any kind and origin: listed, read safely, as tensors and back.
 
     pictures, others = list_pictures(Path("input"))
     LR = to_tensor(read_picture(pictures[0]))             # (3, h, w) in [0, 1]
-    write_png(Path("runs/a.png"), to_picture(LR), {"pulse:seed": "1"})
 
 Whatever a file holds, `read_picture` returns 8-bit sRGB or raises UserError with one sentence.
 """
@@ -16,25 +15,18 @@ import stat
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from cli.errors import UserError
 from cli.progress import some
-from safe_files import atomic_write, sha256
 
 if TYPE_CHECKING:
     import torch  # only the tensor functions need it, and listing files must not wait for it
-
-# PNG text chunks that mark a face cut out by align_face.py: the photograph's file name, which of
-# its faces, and its SHA-256, so that another photograph of that name is not mistaken for it.
-ALIGNED_FROM = "pulse:aligned"
-ALIGNED_FACE = "pulse:face"
-ALIGNED_SHA256 = "pulse:aligned_sha256"
 
 # Never opened: EPS goes to Ghostscript, which runs programs, IPTC and WMF hand their content on,
 # and the others are formats that Pillow can name but not decode.
@@ -64,7 +56,7 @@ def _formats() -> list[str]:
 
 
 @contextmanager
-def _opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
+def opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
     """The header of `path`, nothing decoded. Warnings are silent, too many pixels an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,7 +90,7 @@ def _is_picture(path: Path, suffixes: set[str]) -> bool:
     if path.suffix.lower() in suffixes:
         return True
     try:
-        with _opened(path, _formats()):
+        with opened(path, _formats()):
             return True
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
@@ -166,7 +158,7 @@ def read_picture(path: Path) -> Image.Image:
     """
     path = Path(path)
     try:
-        with _opened(path, _formats()) as picture:
+        with opened(path, _formats()) as picture:
             with _silent(picture):
                 picture.load()
             return _over_white(_turned_upright(picture))
@@ -264,39 +256,6 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     return picture.convert("RGB")
 
 
-def picture_text(path: Path) -> dict[str, str]:
-    """Text chunks before the pixels of a PNG file, which are not decoded; {} for other files."""
-    try:
-        with _opened(Path(path), ["PNG"]) as picture:
-            return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}
-    except Exception:  # an unreadable file has no text; read_picture tells why
-        return {}
-
-
-def storable(name: str) -> str:
-    """`name` as a text chunk holds it: bytes of a file name that are no text become escapes."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def aligned_sources(pictures: list[Path]) -> dict[str, list[Path]]:
-    """Photographs in `pictures` whose faces, cut out by align_face.py, are in `pictures` too.
-
-    From the photograph's file name to the files of its faces. It counts only with the content that
-    was aligned: another picture that merely has its name is not one.
-    """
-    names = {storable(picture.name): picture for picture in pictures}
-    sources: dict[str, list[Path]] = {}
-    for picture in pictures:
-        marks = picture_text(picture)
-        photo = names.get(marks.get(ALIGNED_FROM, ""))
-        if photo is None or photo.parent != picture.parent:
-            continue
-        with suppress(OSError):  # one that cannot be read is left to read_picture
-            if sha256(photo) == marks.get(ALIGNED_SHA256):
-                sources.setdefault(photo.name, []).append(picture)
-    return sources
-
-
 def to_tensor(picture: Image.Image) -> torch.Tensor:
     """(3, h, w) float32 in [0, 1]."""
     import torch
@@ -309,19 +268,3 @@ def to_picture(tensor: torch.Tensor) -> Image.Image:
     """(3, h, w), clamped to [0, 1], rounded to the nearest of 256 values; on any device."""
     pixels = tensor.detach().float().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
-
-
-def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str = "") -> None:
-    """Write `picture` with `text` chunks and an XMP packet, so that `path` is whole or untouched.
-
-    Raises: OSError (no room, no permission); nothing is left behind then.
-    """
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in text.items():
-        chunks.add_text(key, storable(value))  # as iTXt where Latin-1 does not suffice
-    if xmp:
-        chunks.add_itxt("XML:com.adobe.xmp", xmp)
-    bare = picture.copy()
-    bare.info = {}  # Pillow would write a profile, resolution or EXIF found there
-    with atomic_write(path) as file:
-        bare.save(file, "PNG", pnginfo=chunks)

@@ -1,4 +1,20 @@
-"""What marks a picture as made by PULSE: a sentence for people, IPTC's source type for programs."""
+"""Pictures that PULSE writes, and what marks them as its own.
+
+    write_png(Path("runs/a.png"), to_picture(HR), {"Description": IMAGINARY}, XMP)
+    picture_text(Path("runs/a.png"))  # {"Description": "An imaginary face made by PULSE. …"}
+
+A face that align_face.py cut out carries text chunks too: the photograph that it is of.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from imaging.pictures import opened
+from safe_files import atomic_write, sha256
 
 IMAGINARY = "An imaginary face made by PULSE. This person does not exist."
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -11,3 +27,57 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
+# PNG text chunks that mark a face cut out by align_face.py: the photograph's file name, which of
+# its faces, and its SHA-256, so that another photograph of that name is not mistaken for it.
+ALIGNED_FROM = "pulse:aligned"
+ALIGNED_FACE = "pulse:face"
+ALIGNED_SHA256 = "pulse:aligned_sha256"
+
+
+def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str = "") -> None:
+    """Write `picture` with `text` chunks and an XMP packet, so that `path` is whole or untouched.
+
+    Raises: OSError (no room, no permission); nothing is left behind then.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        chunks.add_text(key, storable(value))  # as iTXt where Latin-1 does not suffice
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+    bare = picture.copy()
+    bare.info = {}  # Pillow would write a profile, resolution or EXIF found there
+    with atomic_write(path) as file:
+        bare.save(file, "PNG", pnginfo=chunks)
+
+
+def picture_text(path: Path) -> dict[str, str]:
+    """Text chunks before the pixels of a PNG file, which are not decoded; {} for other files."""
+    try:
+        with opened(Path(path), ["PNG"]) as picture:
+            return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}
+    except Exception:  # an unreadable file has no text; read_picture tells why
+        return {}
+
+
+def storable(name: str) -> str:
+    """`name` as a text chunk holds it: bytes of a file name that are no text become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def aligned_sources(pictures: list[Path]) -> dict[str, list[Path]]:
+    """Photographs in `pictures` whose faces, cut out by align_face.py, are in `pictures` too.
+
+    From the photograph's file name to the files of its faces. It counts only with the content that
+    was aligned: another picture that merely has its name is not one.
+    """
+    names = {storable(picture.name): picture for picture in pictures}
+    sources: dict[str, list[Path]] = {}
+    for picture in pictures:
+        marks = picture_text(picture)
+        photo = names.get(marks.get(ALIGNED_FROM, ""))
+        if photo is None or photo.parent != picture.parent:
+            continue
+        with suppress(OSError):  # one that cannot be read is left to read_picture
+            if sha256(photo) == marks.get(ALIGNED_SHA256):
+                sources.setdefault(photo.name, []).append(picture)
+    return sources

@@ -15,8 +15,8 @@ from pathlib import Path
 from bicubic import BicubicDownSample
 from cli.errors import UserError
 from generators.latents import Latent, read_latent, write_latent
-from imaging.pictures import picture_text, read_picture, to_picture, to_tensor, write_png
-from imaging.provenance import IMAGINARY, XMP
+from imaging.pictures import read_picture, to_picture, to_tensor
+from imaging.provenance import IMAGINARY, XMP, picture_text, write_png
 from imaging.sheet import comparison_sheet
 from runner.records import Record, read_record
 from safe_files import atomic_write

@@ -20,7 +20,7 @@ from PIL import Image
 
 import run
 from cli import command
-from imaging.pictures import picture_text
+from imaging.provenance import picture_text
 
 HANG = 120  # seconds: a bound for what takes a few
 STEPS = 8

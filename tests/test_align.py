@@ -18,11 +18,11 @@ import align_face
 from cli.command import run_command
 from cli.errors import UserError
 from imaging.face_crop import enlarged
-from imaging.pictures import (
+from imaging.pictures import list_pictures
+from imaging.provenance import (
     ALIGNED_FACE,
     ALIGNED_FROM,
     aligned_sources,
-    list_pictures,
     picture_text,
     write_png,
 )

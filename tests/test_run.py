@@ -19,7 +19,8 @@ import run
 from bicubic import BicubicDownSample
 from cli.command import run_command
 from generators.formats import FORMAT
-from imaging.pictures import picture_text, read_picture, to_tensor
+from imaging.pictures import read_picture, to_tensor
+from imaging.provenance import picture_text
 from PULSE import PULSE
 from search_settings import Settings
 

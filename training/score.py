@@ -32,7 +32,7 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from generators.formats import read_networks
 from generators.load import DEMO
-from imaging.pictures import write_png
+from imaging.provenance import write_png
 from stylegan import G_mapping, G_synthesis
 from training.dataset import load_faces
 

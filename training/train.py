@@ -33,7 +33,7 @@ from cli.progress import tell
 from generators.formats import Networks, read_networks
 from generators.load import DEMO, save_generator
 from generators.prior import fit_prior
-from imaging.pictures import write_png
+from imaging.provenance import write_png
 from PULSE import choose_device
 from safe_files import atomic_write, require_folder_writable
 from training.dataset import fingerprint, load_faces

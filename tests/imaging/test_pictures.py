@@ -1,4 +1,4 @@
-"""Any file becomes 8-bit sRGB or one sentence; writing is all or nothing."""
+"""Any file becomes 8-bit sRGB or one sentence."""
 
 import os
 import random
@@ -17,16 +17,12 @@ from PIL import Image, ImageCms, ImageDraw
 from cli.errors import UserError
 from imaging import pictures
 from imaging.pictures import (
-    aligned_sources,
     list_pictures,
-    picture_text,
     read_picture,
-    sha256,
-    storable,
     to_picture,
     to_tensor,
-    write_png,
 )
+from imaging.provenance import picture_text
 
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
@@ -342,7 +338,7 @@ def test_files_are_listed_without_importing_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
-# ------------------------------------------------------------ tensors and writing
+# ------------------------------------------------------------ tensors
 
 
 def test_tensor_and_picture_are_inverse_and_values_are_rounded():
@@ -354,65 +350,3 @@ def test_tensor_and_picture_are_inverse_and_values_are_rounded():
     values = torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 7.0]).expand(3, 1, 5)
     assert np.asarray(to_picture(values))[0, :, 0].tolist() == [0, 0, 1, 255, 255]
     assert to_picture(values.half().requires_grad_()).getpixel((4, 0)) == WHITE
-
-
-def test_text_comes_back_in_any_script_and_no_metadata_is_written(tmp_path):
-    picture = Image.new("RGB", (4, 4), RED)
-    picture.info = {"icc_profile": b"x", "exif": b"y", "dpi": (72, 72)}
-    name = os.fsdecode(b"caf\xe9.png")
-    text = {"pulse:seed": "1", "pulse:name": "Jürgen 写真", "pulse:bytes": name, "long": "x" * 4000}
-    write_png(tmp_path / "a.png", picture, text)
-    assert picture_text(tmp_path / "a.png") == {**text, "pulse:bytes": storable(name)}
-    with Image.open(tmp_path / "a.png") as written:
-        assert written.getpixel((0, 0)) == RED
-        assert not {"icc_profile", "exif", "dpi"} & set(written.info)
-
-
-def test_text_is_empty_for_what_is_no_png_or_cannot_be_read(tmp_path):
-    assert picture_text(saved(tmp_path, "a.jpg", Image.new("RGB", (4, 4)), comment="x")) == {}
-    assert picture_text(tmp_path / "missing.png") == {}
-    os.mkfifo(tmp_path / "pipe.png")
-    assert picture_text(tmp_path / "pipe.png") == {}
-    assert picture_text(saved(tmp_path, "b.png", Image.new("RGB", (4, 4)))) == {}
-
-
-def test_a_text_bomb_is_not_inflated(tmp_path):
-    bomb = png_chunk(b"zTXt", b"key\0\0" + zlib.compress(b"x" * 300_000_000))
-    (tmp_path / "a.png").write_bytes(png(1, 1, 8, 0, b"\0\0", bomb))
-    assert picture_text(tmp_path / "a.png").get("key", "") == ""
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.png"
-    write_png(path, Image.new("RGB", (4, 4), RED), {})
-    before = path.read_bytes()
-    with pytest.raises(OSError):
-        write_png(path, Image.new("F", (4, 4)), {})  # a mode that PNG cannot hold
-    with pytest.raises(OSError):
-        write_png(path / "b.png", Image.new("RGB", (4, 4)), {})  # in a file
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OSError):
-        write_png(tmp_path / "folder.png", Image.new("RGB", (4, 4)), {})
-    assert path.read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "folder.png"]
-
-
-@pytest.mark.parametrize("letter", ["n", "é", "写", "🙂"])  # of 1, 2, 3 and 4 bytes
-def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path, letter):
-    path = tmp_path / (letter * (251 // len(letter.encode())) + ".png")
-    write_png(path, Image.new("RGB", (4, 4), RED), {})
-    assert pixel(path) == RED
-
-
-def test_a_photograph_is_a_source_only_with_the_content_that_was_aligned(tmp_path):
-    photo = saved(tmp_path, "anna.jpg", Image.new("RGB", (8, 8), RED))
-    marks = {pictures.ALIGNED_FROM: "anna.jpg", pictures.ALIGNED_SHA256: sha256(photo)}
-    for face in (0, 1):
-        write_png(tmp_path / f"anna_{face}.png", Image.new("RGB", (4, 4)), marks)
-    saved(tmp_path, "other.png", Image.new("RGB", (8, 8)))
-    faces = [tmp_path / "anna_0.png", tmp_path / "anna_1.png"]
-    assert aligned_sources(list_pictures(tmp_path)[0]) == {"anna.jpg": faces}
-    saved(tmp_path, "anna.jpg", Image.new("RGB", (8, 8), "blue"))
-    assert aligned_sources(list_pictures(tmp_path)[0]) == {}
-    photo.unlink()
-    assert aligned_sources(list_pictures(tmp_path)[0]) == {}

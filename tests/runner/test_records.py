@@ -11,7 +11,8 @@ import pytest
 import torch
 from forked_runs import STEPS, face, faces, record_of
 
-from imaging.pictures import picture_text, read_picture
+from imaging.pictures import read_picture
+from imaging.provenance import picture_text
 from PULSE import Search
 from runner.jobs import pixels_sha256
 from runner.records import COLUMNS

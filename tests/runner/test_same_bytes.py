@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forked_runs import begun, face, leftovers, pictures, record_of, whole_results
 
-from imaging.pictures import picture_text
+from imaging.provenance import picture_text
 
 
 @pytest.mark.parametrize("batch_size", [3, 5, 12])
