@@ -15,12 +15,12 @@ import stat
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cli.errors import UserError
 from cli.progress import some
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 REFUSED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 # Pictures to their owners, even where this Pillow cannot read them: refused aloud, not passed over.
 FOREIGN_SUFFIXES = {".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".eps", ".ps"}
+
+# What Pillow raises, before it decodes, for more pixels than its limit.
+TOO_MANY_PIXELS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 # EXIF orientation -> what turns the picture upright; 1 is upright.
 UPRIGHT = {
@@ -56,15 +59,36 @@ def _formats() -> list[str]:
 
 
 @contextmanager
+def _decoding() -> Iterator[None]:
+    """Pillow's plugins at work on a stranger's bytes, which break them in many ways: SyntaxError,
+    struct.error, IndexError, AttributeError, … All become OSError. Only Pillow's calls belong in
+    the block: mistakes of our own must be seen.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, *TOO_MANY_PIXELS):
+        raise
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+@contextmanager
 def opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
-    """The header of `path`, nothing decoded. Warnings are silent, too many pixels an error."""
+    """A picture of which only the header is read; no warnings while it is open.
+
+    Raises: OSError where the file cannot be read, or its header not be understood; one of
+    TOO_MANY_PIXELS; UserError for what is no regular file.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise UserError("it is not a regular file: give a picture file")
-        with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
-            yield picture
+        with open(path, "rb") as file:
+            with _decoding():
+                picture = Image.open(file, formats=formats)
+            with picture:
+                yield picture
 
 
 @contextmanager
@@ -92,9 +116,9 @@ def _is_picture(path: Path, suffixes: set[str]) -> bool:
     try:
         with opened(path, _formats()):
             return True
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except TOO_MANY_PIXELS:
         return True
-    except Exception:  # a header can break Pillow's plugins in any way
+    except (OSError, MemoryError):
         return False
 
 
@@ -159,12 +183,12 @@ def read_picture(path: Path) -> Image.Image:
     path = Path(path)
     try:
         with opened(path, _formats()) as picture:
-            with _silent(picture):
+            with _silent(picture), _decoding():
                 picture.load()
             return _over_white(_turned_upright(picture))
     except UserError:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except TOO_MANY_PIXELS:
         limit = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
         reason = f"it has more than {limit} pixels, the limit: make it smaller first"
     except Image.UnidentifiedImageError:
@@ -177,7 +201,7 @@ def read_picture(path: Path) -> Image.Image:
             reason = f"{path.suffix.lower()} files cannot be read here: convert it to JPEG or PNG"
     except MemoryError:
         reason = "it does not fit into memory: make it smaller first"
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError, …
+    except (OSError, ValueError) as error:  # ValueError: a conversion that Pillow refuses
         if isinstance(error, OSError) and error.strerror:
             reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
         else:
@@ -188,9 +212,11 @@ def read_picture(path: Path) -> Image.Image:
 
 def _turned_upright(picture: Image.Image) -> Image.Image:
     try:
-        turn = UPRIGHT.get(picture.getexif().get(ORIENTATION))
-    except Exception:  # damaged EXIF says nothing about the pixels
-        turn = None
+        with _decoding():
+            orientation = picture.getexif().get(ORIENTATION)
+    except OSError:  # damaged EXIF says nothing about the pixels
+        return picture
+    turn = UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)
 
 
@@ -230,19 +256,20 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
     return Image.merge("LA", (grey, alpha))
 
 
-def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def _in_srgb(picture: Image.Image, profile: object) -> Image.Image:
     """Colours as `profile` means them; by Pillow's own rules where it is missing or unusable."""
-    if profile:
+    if isinstance(profile, bytes):  # a damaged TIFF holds anything there
         try:
-            from PIL import ImageCms
-
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = source.profile.xcolor_space.strip()
-            mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space)
-            like_rgb = mode == "RGB" and picture.mode not in ("CMYK", "LAB")
-            if like_rgb or (mode == "L" and picture.mode == "1"):
-                picture = picture.convert(mode)
-            if picture.mode == mode:
+        except (OSError, UnicodeDecodeError):  # the colours are then read as if it were not there
+            return picture.convert("RGB")
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space)
+        like_rgb = mode == "RGB" and picture.mode not in ("CMYK", "LAB")
+        if like_rgb or (mode == "L" and picture.mode == "1"):
+            picture = picture.convert(mode)
+        if picture.mode == mode:
+            with suppress(ImageCms.PyCMSError):  # one without what the conversion needs
                 return ImageCms.profileToProfile(
                     picture,
                     source,
@@ -251,8 +278,6 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
                     outputMode="RGB",
                     flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
                 )
-        except Exception:  # the colours are then read as if it were not there
-            pass
     return picture.convert("RGB")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from imaging.pictures import opened
+from cli.errors import UserError
+from imaging.pictures import TOO_MANY_PIXELS, opened
 from safe_files import atomic_write, sha256
 
 IMAGINARY = "An imaginary face made by PULSE. This person does not exist."
@@ -55,7 +56,7 @@ def picture_text(path: Path) -> dict[str, str]:
     try:
         with opened(Path(path), ["PNG"]) as picture:
             return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}
-    except Exception:  # an unreadable file has no text; read_picture tells why
+    except (OSError, MemoryError, UserError, *TOO_MANY_PIXELS):  # read_picture says why
         return {}
 
 

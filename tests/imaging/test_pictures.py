@@ -9,10 +9,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin, TiffImagePlugin
 
 from cli.errors import UserError
 from imaging import pictures
@@ -24,6 +25,7 @@ from imaging.pictures import (
 )
 from imaging.provenance import picture_text
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
 
@@ -71,7 +73,13 @@ def refusal(path: Path) -> str:
         ("clear.webp", Image.new("RGBA", (3, 2), (0, 0, 0, 0)), WHITE),
         ("16.png", Image.fromarray(np.full((2, 3), 25700, np.uint16)), (100, 100, 100)),
         ("16.tif", Image.fromarray(np.full((2, 3), 65535, np.uint16)), WHITE),
-        ("ycc.tif", Image.new("RGB", (3, 2), RED).convert("YCbCr"), RED),
+        pytest.param(
+            *("ycc.tif", Image.new("RGB", (3, 2), RED).convert("YCbCr"), RED),
+            marks=pytest.mark.skipif(
+                int(PIL.__version__.split(".")[0]) < 13,
+                reason="before Pillow 13 an uncompressed YCbCr TIFF is refused as truncated",
+            ),
+        ),
         ("lab.tif", Image.new("LAB", (3, 2), (255, 128, 128)), WHITE),
         ("cmyk.tif", Image.new("CMYK", (3, 2), (0, 255, 255, 0)), (255, 0, 0)),
         ("palette.gif", Image.new("RGB", (3, 2), RED).quantize(4), RED),
@@ -179,7 +187,7 @@ def test_every_exif_orientation_is_turned_upright(tmp_path, kind):
 
 def test_an_icc_profile_is_converted_from(tmp_path):
     # sRGB with red and blue swapped: what is stored as red is seen as blue.
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile = bytearray(SRGB)
     red, blue = profile.index(b"rXYZ"), profile.index(b"bXYZ")
     profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
     picture = Image.new("RGB", (4, 4), (255, 0, 0))
@@ -191,16 +199,61 @@ def test_an_icc_profile_is_converted_from(tmp_path):
 
 
 def test_an_srgb_profile_changes_nothing(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    read = read_picture(saved(tmp_path, "a.png", colours, icc_profile=profile))
+    read = read_picture(saved(tmp_path, "a.png", colours, icc_profile=SRGB))
     assert np.abs(np.asarray(read).astype(int) - np.asarray(colours)).max() <= 1
 
 
-@pytest.mark.parametrize("profile", [b"no profile at all", b"\0" * 200])
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"no profile at all",
+        b"\0" * 200,
+        SRGB[:16] + b"\xc7\xff\0\0" + SRGB[20:],  # a colour space whose name is no text
+        SRGB.replace(b"rTRC", b"none"),  # nothing to convert red with
+    ],
+)
 def test_an_unusable_profile_is_passed_over(tmp_path, profile):
     path = saved(tmp_path, "a.png", Image.new("RGB", (4, 4), RED), icc_profile=profile)
     assert pixel(path) == RED
+
+
+@pytest.mark.parametrize(("kind", "value"), [(2, "text"), (3, 5), (5, 2.0), (12, 1.5)])
+@pytest.mark.parametrize("tag", [34675, pictures.ORIENTATION])  # profile, orientation
+def test_a_tiff_tag_of_the_wrong_type_is_passed_over(tmp_path, tag, kind, value):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag], tags.tagtype[tag] = value, kind
+    path = saved(tmp_path, "a.tif", Image.new("RGB", (4, 4), RED), tiffinfo=tags)
+    assert pixel(path) == RED
+
+
+def test_a_mistake_of_ours_is_not_taken_for_damage(tmp_path, monkeypatch):
+    path = saved(tmp_path, "a.png", Image.new("RGB", (4, 4), RED), icc_profile=SRGB)
+    with monkeypatch.context() as without:
+        without.delattr(ImageCms, "Flags")  # as in Pillow 10.2
+        with pytest.raises(AttributeError):
+            read_picture(path)
+    monkeypatch.setattr(pictures, "UPRIGHT", None)
+    with pytest.raises(AttributeError):
+        read_picture(path)
+
+
+def test_any_error_of_a_decoder_is_damage(tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise AttributeError("no such thing")
+
+    path = saved(tmp_path, "a.png", Image.new("RGB", (4, 4), RED))
+    with monkeypatch.context() as damaged:
+        damaged.setattr(PngImagePlugin.PngImageFile, "load", broken)
+        assert "damaged or cut off (no such thing)" in refusal(path)
+    with monkeypatch.context() as damaged:
+        damaged.setattr(PngImagePlugin.PngImageFile, "getexif", broken)
+        assert pixel(path) == RED
+    path = path.rename(tmp_path / "no_suffix")
+    monkeypatch.setattr(Image, "open", broken)
+    assert list_pictures(path) == ([], [path])
+    assert picture_text(path) == {}
+    assert "damaged" in refusal(path)
 
 
 def test_a_profile_for_other_colours_is_passed_over(tmp_path):

@@ -55,7 +55,7 @@ def test_a_text_bomb_is_not_inflated(tmp_path):
     whole, header = path.read_bytes(), 33  # bytes of signature and IHDR
     path.write_bytes(whole[:header] + length + bomb + check + whole[header:])
     assert picture_text(path).get("key", "") == ""
-    with pytest.raises(UserError, match="too large"):  # and not for a chunk that is damaged
+    with pytest.raises(UserError, match="(?i)too large"):  # and not for a chunk that is damaged
         read_picture(path)
 
 
