@@ -27,26 +27,17 @@ done; 2 the flags or folders cannot be used, nothing was begun.
 
 from __future__ import annotations
 
-import math
 import os
-import re
-import secrets
 import shlex
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cli.command import OK, SOME_REFUSED, Parser, run_command
 from cli.errors import UserError
 from cli.progress import Progress, count, some, tell
 from safe_files import require_folder_writable
-
-if TYPE_CHECKING:  # -h answers before anything heavy is imported
-    from imaging.face_crop import FaceFinder
-
-SETTINGS = "pulse:align"  # text chunk: the flags a face was made with
-DEGRADED = "pulse:degraded"  # text chunk: what -degrade did to it
 
 
 def parser() -> Parser:
@@ -92,75 +83,61 @@ def parser() -> Parser:
     return parser
 
 
-def check_flags(args) -> None:
-    """Raises: UserError for values that no photograph could be used with."""
-    from imaging import degradations
-    from imaging.face_crop import CROP
-    from search_settings import require_seed
-
-    if args.output_size != 0 and (args.output_size < 2 or CROP % args.output_size):
-        raise UserError(
-            f"-output_size {args.output_size} does not divide {CROP}: give 2, 4, 8, 16, 32, 64, "
-            f"128, 256 or 512, or 0 to keep the crop"
-        )
-    if not 0 < args.upscale < math.inf:
-        raise UserError(f"-upscale {args.upscale:g} is no factor: give a number above 0, such as 2")
-    if args.mode == "resize" and args.upscale != 1:
-        raise UserError("-upscale is for the search for faces: leave it out with -mode resize")
-    if args.seed is not None and args.degrade is None:
-        raise UserError(
-            "-seed is for -degrade: leave it out, or add for example -degrade motion:100"
-        )
-    if args.degrade is not None:
-        args.degrade = degradations.parse(args.degrade)
-    if args.seed is not None:
-        require_seed(args.seed)
-
-
 def main() -> int:
     args = parser().parse_args()
-    check_flags(args)
+    # Here, so that -h answers before anything heavy is imported.
+    from imaging.degradations import parse
     from imaging.face_crop import CROP, FaceFinder
+    from imaging.face_files import AlignOptions, Photograph, settled_seed
     from imaging.pictures import pictures_in
     from imaging.provenance import ALIGNED_FROM, picture_text
 
+    options = AlignOptions(
+        output_dir=args.output_dir,
+        output_size=args.output_size,
+        upscale=args.upscale,
+        mode=args.mode,
+        degradation=None if args.degrade is None else parse(args.degrade),
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
     pictures, others = pictures_in(args.input_dir, "-input_dir", "photographs")
     require_folder_writable(args.output_dir, "-output_dir")
-    photos = [picture for picture in pictures if ALIGNED_FROM not in picture_text(picture)]
-    aligned = len(pictures) - len(photos)
-    settle_seed(photos, args)
-    todo = [photo for photo in photos if args.overwrite or not is_done(photo, args)]
-    try:
-        finder = (
-            FaceFinder(args.cache_dir, not args.quiet) if todo and args.mode == "face" else None
-        )
-    except UserError as error:
-        raise UserError(error) from None
+    paths = [path for path in pictures if ALIGNED_FROM not in picture_text(path)]
+    if options.degradation and options.seed is None:
+        seed, origin = settled_seed(paths, options)
+        options = replace(options, seed=seed)
+        if not args.quiet:
+            tell(f"seed {seed}, {origin} (-seed {seed} repeats this run)", file=sys.stderr)
+    photographs = [Photograph(path, options) for path in paths]
+    todo = [photograph for photograph in photographs if args.overwrite or not photograph.is_done()]
+    search = todo and args.mode == "face"
+    finder = FaceFinder(args.cache_dir, not args.quiet) if search else None
 
     if others and not args.quiet:
         tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
-    stems = Counter(os.path.normcase(photo.stem) for photo in photos)
-    faces, refused = {}, 0
+    stems = Counter(os.path.normcase(path.stem) for path in paths)
+    faces = []  # of each photograph that is done, how many
     progress = Progress(len(todo), "photograph", quiet=args.quiet)
-    for photo in todo:
-        progress.live(photo.name)
+    for photograph in todo:
+        progress.live(photograph.path.name)
         try:
-            if stems[os.path.normcase(photo.stem)] > 1:
-                name = result(photo, 0, args).name
+            if stems[os.path.normcase(photograph.path.stem)] > 1:
+                name = photograph.target(0).name
                 raise UserError(f"another photograph would become {name} too: rename one of them")
-            faces[photo] = write_faces(photo, finder, args)
+            faces.append(photograph.write_faces(finder))
         except UserError as error:
-            progress.error(f"{photo.name}: {error}")
-            refused += 1
+            progress.error(f"{photograph.path.name}: {error}")
         progress.advance()
     progress.close()
 
+    refused, aligned = len(todo) - len(faces), len(pictures) - len(paths)
     if todo:
         size = args.output_size or (CROP if args.mode == "face" else 0)
-        made = f"{count(sum(faces.values()), 'face')} from {count(len(faces), 'photograph')}"
+        made = f"{count(sum(faces), 'face')} from {count(len(faces), 'photograph')}"
         tell(f"{made} in {args.output_dir}" + f", {size}x{size} pixels" * bool(size))
-    if len(todo) < len(photos):
-        kept = count(len(photos) - len(todo), "photograph")
+    if len(todo) < len(photographs):
+        kept = count(len(photographs) - len(todo), "photograph")
         tell(f"{kept} passed over: the faces are there already (-overwrite makes them again)")
     if aligned:
         tell(f"{count(aligned, 'picture')} passed over: made by align_face.py")
@@ -170,143 +147,6 @@ def main() -> int:
         where = f" -input_dir {shlex.quote(str(args.output_dir))}"
         tell(f"Next: python run.py{'' if args.output_dir == Path('input') else where}")
     return SOME_REFUSED if refused else OK
-
-
-def settle_seed(photos: list[Path], args) -> None:
-    """The seed of -degrade where none was given: that of the faces which are there, or a new
-    one.
-    """
-    from imaging.provenance import picture_text
-
-    if args.degrade is None or args.seed is not None:
-        return
-    told = "that of the faces which are there"
-    for photo in [] if args.overwrite else photos:
-        there = re.fullmatch(
-            rf"{re.escape(str(args.degrade))} -seed (\d+)",
-            degraded(picture_text(result(photo, 0, args))),
-        )
-        if there:
-            args.seed = int(there[1])
-            break
-    else:
-        args.seed, told = secrets.randbelow(2**31), "drawn"
-    if not args.quiet:
-        tell(f"seed {args.seed}, {told} (-seed {args.seed} repeats this run)", file=sys.stderr)
-
-
-def result(photo: Path, face: int, args) -> Path:
-    return args.output_dir / f"{photo.stem}_{face}.png"
-
-
-def marks(photo: Path, args) -> dict[str, str]:
-    """What the text chunks of all faces of `photo` say. Raises: OSError."""
-    from imaging.provenance import ALIGNED_FROM, ALIGNED_SHA256, storable
-    from safe_files import sha256
-
-    degrade = f" -degrade {args.degrade} -seed {args.seed}" if args.degrade else ""
-    return {
-        ALIGNED_FROM: storable(photo.name),
-        ALIGNED_SHA256: sha256(photo),
-        SETTINGS: f"-mode {args.mode} -output_size {args.output_size} -upscale {args.upscale:g}"
-        + degrade,
-    }
-
-
-def degraded(text: dict[str, str]) -> str:
-    """How a face with these text chunks was degraded: `gaussian:25 -seed 7`, or ""."""
-    return text.get(SETTINGS, "").partition(" -degrade ")[2]
-
-
-def is_done(photo: Path, args) -> bool:
-    """Whether face 0, which is written last, is there, from this photograph by these flags."""
-    from imaging.provenance import picture_text
-
-    text = picture_text(result(photo, 0, args))
-    try:
-        return bool(text) and marks(photo, args).items() <= text.items()
-    except OSError:
-        return False
-
-
-def is_ours(file: Path, photo: Path) -> bool:
-    from imaging.provenance import ALIGNED_FROM, picture_text, storable
-
-    return picture_text(file).get(ALIGNED_FROM) == storable(photo.name)
-
-
-def require_free(file: Path, photo: Path, args) -> None:
-    """Raises: UserError where `file` is something else, or the face in another state of damage."""
-    from imaging.provenance import picture_text
-
-    if not os.path.lexists(file):
-        return
-    if not is_ours(file, photo):
-        raise UserError(f"{file} is there and is not a face of it: move or rename one of them")
-    there = degraded(picture_text(file))
-    wanted = f"{args.degrade} -seed {args.seed}" if args.degrade else ""
-    if there != wanted and not args.overwrite:
-        was = f"degraded by {there}" if there else "not degraded"
-        raise UserError(f"{file} is there, {was}: give another -output_dir, or -overwrite")
-
-
-def write_faces(photo: Path, finder: FaceFinder | None, args) -> int:
-    """Write the faces of `photo`, or with no finder its central square; return how many.
-
-    Raises: UserError.
-    """
-    from imaging.degradations import numbers
-    from imaging.face_crop import align, central_square, downscale, enlarged
-    from imaging.pictures import read_picture
-    from imaging.provenance import ALIGNED_FACE, write_png
-
-    require_free(result(photo, 0, args), photo, args)  # before the search, which takes seconds
-    try:
-        picture = read_picture(photo)
-        if finder is None:
-            crops = [central_square(picture, args.output_size)]
-        else:
-            picture = enlarged(picture, args.upscale)
-            crops = [align(picture, landmarks) for landmarks in finder.landmarks(picture)]
-        told = [""] * len(crops)
-        for face, crop in enumerate(crops):
-            if args.degrade:
-                chance = numbers(args.seed, photo.name, face)
-                crop, told[face] = args.degrade.of_hr(crop, chance)
-            if args.output_size not in (0, crop.width):
-                crop = downscale(crop, args.output_size)
-            crops[face] = args.degrade.of_lr(crop, chance) if args.degrade else crop
-    except UserError as error:
-        raise UserError(error) from None
-    except MemoryError:
-        raise UserError("it does not fit into memory: make it smaller first") from None
-    except Exception as error:  # dlib raises RuntimeError and more; the other photographs go on
-        why = f"{type(error).__name__}: {error}"
-        raise UserError(f"its face cannot be cut out ({why}): try -mode resize") from None
-    if not crops:
-        raise UserError(
-            "no face was found in it: try -upscale 2 for a small photograph, -mode resize for one "
-            "that is aligned already"
-        )
-    files = [result(photo, face, args) for face in range(len(crops))]
-    for file in files:
-        require_free(file, photo, args)
-    try:
-        for face in reversed(range(len(crops))):  # face 0 last: where it is, all are
-            text = marks(photo, args) | {ALIGNED_FACE: str(face)}
-            if args.degrade:
-                text[DEGRADED] = f"{args.degrade}, seed {args.seed}{told[face]}"
-            write_png(files[face], crops[face], text)
-        face = len(crops)
-        while is_ours(result(photo, face, args), photo):  # of an earlier run that found more
-            result(photo, face, args).unlink()
-            face += 1
-    except OSError as error:
-        raise UserError(
-            f"its faces cannot be written to {args.output_dir} ({error.strerror}): make "
-            f"room there and run this again"
-        ) from None
-    return len(crops)
 
 
 if __name__ == "__main__":

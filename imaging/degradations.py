@@ -2,8 +2,8 @@
 the HR one before it is downscaled.
 
     degradation = parse("gaussian:25")
-    chance = numbers(7, "anna.jpg", 0)  # for this seed, picture and face always the same
-    LR = degradation.of_lr(LR, chance)
+    rng = face_rng(7, "anna.jpg", 0)  # for this seed, picture and face always the same
+    LR = degradation.of_lr(LR, rng)
 
 Pictures are Pillow's, RGB; pixels are 0 … 255.
 """
@@ -41,23 +41,23 @@ class Degradation:
     def __str__(self) -> str:
         return f"{self.kind}:{self.amount:g}"
 
-    def of_hr(self, square: Image.Image, chance: np.random.RandomState) -> tuple[Image.Image, str]:
+    def of_hr(self, square: Image.Image, rng: np.random.RandomState) -> tuple[Image.Image, str]:
         """What it does before downscaling, and words to tell it: motion blur in a random direction,
         of a length that is scaled to the side of `square`; else the picture itself and "".
         """
         if self.kind != "motion":
             return square, ""
         length = self.amount * square.width / REFERENCE
-        degrees = chance.uniform(0, 180)
+        degrees = rng.uniform(0, 180)
         blurred = motion_blur(square, length, degrees)
         return blurred, f", {length:.4g} pixels of {square.width}, at {degrees:.1f} degrees"
 
-    def of_lr(self, small: Image.Image, chance: np.random.RandomState) -> Image.Image:
+    def of_lr(self, small: Image.Image, rng: np.random.RandomState) -> Image.Image:
         """What it does after downscaling: noise; else the picture itself."""
         if self.kind == "gaussian":
-            return gaussian_noise(small, self.amount, chance)
+            return gaussian_noise(small, self.amount, rng)
         if self.kind == "saltpepper":
-            return salt_and_pepper(small, self.amount, chance)
+            return salt_and_pepper(small, self.amount, rng)
         return small
 
 
@@ -75,7 +75,7 @@ def parse(text: str) -> Degradation:
     return Degradation(kind, float(number))
 
 
-def numbers(seed: int, picture: str, face: int) -> np.random.RandomState:
+def face_rng(seed: int, picture: str, face: int) -> np.random.RandomState:
     """The random numbers of one face of one picture: whatever else is in the folder, and in
     whichever order, they are the same.
 
@@ -85,19 +85,17 @@ def numbers(seed: int, picture: str, face: int) -> np.random.RandomState:
     return np.random.RandomState(np.frombuffer(digest, dtype="<u4").astype(np.uint32))
 
 
-def gaussian_noise(picture: Image.Image, std: float, chance: np.random.RandomState) -> Image.Image:
+def gaussian_noise(picture: Image.Image, std: float, rng: np.random.RandomState) -> Image.Image:
     """Noise of standard deviation `std` on every pixel and colour; rounded, clipped to 0 … 255."""
     pixels = np.asarray(picture).astype(np.float64)
-    pixels += chance.normal(0, std, pixels.shape)
+    pixels += rng.normal(0, std, pixels.shape)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def salt_and_pepper(
-    picture: Image.Image, share: float, chance: np.random.RandomState
-) -> Image.Image:
+def salt_and_pepper(picture: Image.Image, share: float, rng: np.random.RandomState) -> Image.Image:
     """That share of the pixels black or white, as likely the one as the other."""
     pixels = np.array(picture)
-    draw = chance.uniform(0, 1, pixels.shape[:2])
+    draw = rng.uniform(0, 1, pixels.shape[:2])
     pixels[draw < share] = 255
     pixels[draw < share / 2] = 0
     return Image.fromarray(pixels)

@@ -224,6 +224,7 @@ def test_a_landmark_model_that_cannot_be_had_is_one_line(tmp_path):
         tmp_path, PYTHONPATH=str(tmp_path / "no"), no_proxy="", NO_PROXY="", **proxies
     )
     assert done.returncode == 2 and "landmark model" in done.stderr
+    assert len(done.stderr.splitlines()) == 3  # of both sources, a line each
     assert "Traceback" not in done.stderr and names(tmp_path / "input") == ["a.png"]
 
 

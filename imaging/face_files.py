@@ -1,0 +1,191 @@
+"""A photograph and the files that its faces become: <output_dir>/<photograph>_<face>.png.
+
+photograph = Photograph(Path("anna.jpg"), AlignOptions(output_dir=Path("input")))
+if not photograph.is_done():
+    photograph.write_faces(FaceFinder(Path("cache")))  # input/anna_0.png, input/anna_1.png, …
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cli.errors import UserError
+from imaging.degradations import Degradation, face_rng
+from imaging.face_crop import CROP, FaceFinder, align, central_square, downscale, enlarged
+from imaging.pictures import read_picture
+from imaging.provenance import (
+    ALIGNED_FACE,
+    ALIGNED_FROM,
+    ALIGNED_SHA256,
+    picture_text,
+    storable,
+    write_png,
+)
+from safe_files import sha256
+from search_settings import require_seed
+
+SETTINGS = "pulse:align"  # text chunk: the flags that a face was made with
+DEGRADED = "pulse:degraded"  # text chunk: what -degrade did to it
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """How faces are made, the same for every photograph of a run.
+
+    Raises: UserError for values that suit no photograph.
+    """
+
+    output_dir: Path
+    output_size: int = 32  # pixels a side, a divisor of CROP; 0 keeps the crop
+    upscale: float = 1.0  # before faces are searched; more than 1 for small photographs
+    mode: str = "face"  # "resize" takes the central square, without a search
+    degradation: Degradation | None = None
+    seed: int | None = None  # of the degradation; needed before faces are written
+    overwrite: bool = False
+
+    def __post_init__(self):
+        size, factor = self.output_size, self.upscale
+        if size != 0 and (size < 2 or CROP % size):
+            raise UserError(
+                f"-output_size {size} does not divide {CROP}: give 2, 4, 8, 16, 32, 64, 128, 256 "
+                f"or 512, or 0 to keep the crop"
+            )
+        if not 0 < factor < math.inf:
+            raise UserError(f"-upscale {factor:g} is no factor: give a number above 0, such as 2")
+        if self.mode == "resize" and factor != 1:
+            raise UserError("-upscale is for the search for faces: leave it out with -mode resize")
+        if self.seed is not None and self.degradation is None:
+            raise UserError(
+                "-seed is for -degrade: leave it out, or add for example -degrade motion:100"
+            )
+        if self.seed is not None:
+            require_seed(self.seed)
+
+    def flags(self) -> str:
+        """The flags that decide what a face looks like, as its text chunk holds them."""
+        flags = f"-mode {self.mode} -output_size {self.output_size} -upscale {self.upscale:g}"
+        degrade = f" -degrade {self.degradation} -seed {self.seed}" if self.degradation else ""
+        return flags + degrade
+
+
+def settled_seed(photographs: list[Path], options: AlignOptions) -> tuple[int, str]:
+    """A seed for options.degradation where none was given, and where it is from: the one that
+    existing faces of these photographs were degraded with, so that they are kept, or a new one.
+    """
+    for path in [] if options.overwrite else photographs:
+        flags = picture_text(Photograph(path, options).target(0)).get(SETTINGS, "")
+        kind, _, seed = _degraded(flags).partition(" -seed ")
+        if kind == str(options.degradation) and seed.isdecimal():
+            return int(seed), "that of the faces which are there"
+    return secrets.randbelow(2**31), "drawn"
+
+
+def _degraded(flags: str) -> str:
+    """`gaussian:25 -seed 7`, of the flags that a face was made with; "" without a degradation."""
+    return flags.partition(" -degrade ")[2]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph, and its faces as files. Faces are numbered from 0, left to right."""
+
+    path: Path
+    options: AlignOptions
+
+    def target(self, face: int) -> Path:
+        """The file of that face."""
+        return self.options.output_dir / f"{self.path.stem}_{face}.png"
+
+    def marks(self) -> dict[str, str]:
+        """What the text chunks of all its faces say. Raises: OSError."""
+        return {
+            ALIGNED_FROM: storable(self.path.name),
+            ALIGNED_SHA256: sha256(self.path),
+            SETTINGS: self.options.flags(),
+        }
+
+    def is_done(self) -> bool:
+        """Whether face 0, which is written last, exists, of this photograph and these options."""
+        text = picture_text(self.target(0))
+        try:
+            return bool(text) and self.marks().items() <= text.items()
+        except OSError:
+            return False
+
+    def write_faces(self, finder: FaceFinder | None) -> int:
+        """Write its faces, or without a finder its central square; return how many.
+
+        Raises: UserError; nothing is written then, unless the disk is full.
+        """
+        self._require_replaceable(self.target(0))  # before the search, which takes seconds
+        try:
+            faces = self._faces(finder)
+        except MemoryError:
+            raise UserError("it does not fit into memory: make it smaller first") from None
+        except RuntimeError as error:  # of dlib, or of PyTorch where memory does not suffice
+            why = f"{type(error).__name__}: {error}"
+            raise UserError(f"its face cannot be cut out ({why}): try -mode resize") from None
+        for face in range(len(faces)):
+            self._require_replaceable(self.target(face))
+        try:
+            marks = self.marks()
+            for face in reversed(range(len(faces))):  # face 0 last: where it exists, all do
+                picture, degraded = faces[face]
+                write_png(self.target(face), picture, marks | {ALIGNED_FACE: str(face)} | degraded)
+            stale = len(faces)
+            while self._is_face(self.target(stale)):  # of an earlier run that found more
+                self.target(stale).unlink()
+                stale += 1
+        except OSError as error:
+            raise UserError(
+                f"its faces cannot be written to {self.options.output_dir} ({error.strerror}): "
+                f"make room there and run this again"
+            ) from None
+        return len(faces)
+
+    def _faces(self, finder: FaceFinder | None) -> list[tuple[Image.Image, dict[str, str]]]:
+        """Every face, finished, with the text chunk that says how it was degraded, if it was."""
+        picture = read_picture(self.path)
+        if finder is None:
+            crops = [central_square(picture, self.options.output_size)]
+        else:
+            picture = enlarged(picture, self.options.upscale)
+            crops = [align(picture, landmarks) for landmarks in finder.landmarks(picture)]
+        if not crops:
+            raise UserError(
+                "no face was found in it: try -upscale 2 for a small photograph, -mode resize for "
+                "one that is aligned already"
+            )
+        return [self._finished(face, crop) for face, crop in enumerate(crops)]
+
+    def _finished(self, face: int, crop: Image.Image) -> tuple[Image.Image, dict[str, str]]:
+        degradation, seed, text = self.options.degradation, self.options.seed, {}
+        if degradation:
+            rng = face_rng(seed, self.path.name, face)
+            crop, detail = degradation.of_hr(crop, rng)
+            text = {DEGRADED: f"{degradation}, seed {seed}{detail}"}
+        if self.options.output_size not in (0, crop.width):
+            crop = downscale(crop, self.options.output_size)
+        return (degradation.of_lr(crop, rng) if degradation else crop), text
+
+    def _is_face(self, file: Path) -> bool:
+        return picture_text(file).get(ALIGNED_FROM) == storable(self.path.name)
+
+    def _require_replaceable(self, file: Path) -> None:
+        """Raises: UserError where `file` is not a face of this photograph, or one that was degraded
+        in another way.
+        """
+        if not os.path.lexists(file):
+            return
+        if not self._is_face(file):
+            raise UserError(f"{file} is there and is not a face of it: move or rename one of them")
+        before = _degraded(picture_text(file).get(SETTINGS, ""))
+        if before != _degraded(self.options.flags()) and not self.options.overwrite:
+            was = f"degraded by {before}" if before else "not degraded"
+            raise UserError(f"{file} is there, {was}: give another -output_dir, or -overwrite")
