@@ -15,7 +15,7 @@ import stat
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,16 +28,16 @@ from cli.progress import some
 if TYPE_CHECKING:
     import torch  # only the tensor functions need it, and listing files must not wait for it
 
-# Never opened: EPS goes to Ghostscript, which runs programs, IPTC and WMF hand their content on,
-# and the others are formats that Pillow can name but not decode.
+# Never opened: EPS goes to Ghostscript, which runs programs, IPTC and WMF pass their content on to
+# other decoders, and the rest are formats that Pillow can name but not decode.
 REFUSED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-# Pictures to their owners, even where this Pillow cannot read them: refused aloud, not passed over.
+# Pictures to a user, even where this Pillow cannot read them: refused by name, not passed over.
 FOREIGN_SUFFIXES = {".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".eps", ".ps"}
 
 # What Pillow raises, before it decodes, for more pixels than its limit.
 TOO_MANY_PIXELS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
-# EXIF orientation -> what turns the picture upright; 1 is upright.
+# EXIF orientation → what turns the picture upright; 1 is upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,7 +49,7 @@ UPRIGHT = {
 }
 ORIENTATION = 0x0112  # the EXIF tag
 
-# Pillow logs some damage instead of raising; without a handler that would reach the terminal.
+# Pillow logs some damage instead of raising; without a handler it would be printed.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
@@ -60,9 +60,9 @@ def _formats() -> list[str]:
 
 @contextmanager
 def _decoding() -> Iterator[None]:
-    """Pillow's plugins at work on a stranger's bytes, which break them in many ways: SyntaxError,
-    struct.error, IndexError, AttributeError, … All become OSError. Only Pillow's calls belong in
-    the block: mistakes of our own must be seen.
+    """Around Pillow's decoders, which damaged files break in many ways: SyntaxError, struct.error,
+    IndexError, AttributeError, … All become OSError. Nothing of our own belongs in the block: a
+    mistake in it would pass for a damaged file.
     """
     try:
         yield
@@ -92,29 +92,24 @@ def opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _silent(picture: Image.Image) -> Iterator[None]:
-    """libtiff tells damage to file descriptor 2 itself, besides failing: not to the terminal."""
-    try:
-        kept = os.dup(2) if picture.format == "TIFF" else None
-    except OSError:  # a program without stderr
-        kept = None
-    if kept is None:
+def _stderr_silenced(picture: Image.Image) -> Iterator[None]:
+    """libtiff prints damage to file descriptor 2 itself, beside failing."""
+    with ExitStack() as restore:
+        with suppress(OSError):  # a program without stderr
+            if picture.format == "TIFF":
+                stderr = os.dup(2)
+                restore.callback(os.close, stderr)
+                restore.callback(os.dup2, stderr, 2)
+                with open(os.devnull, "wb") as null:
+                    os.dup2(null.fileno(), 2)
         yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
-def _is_picture(path: Path, suffixes: set[str]) -> bool:
+def _is_picture(path: Path, suffixes: set[str], formats: list[str]) -> bool:
     if path.suffix.lower() in suffixes:
         return True
     try:
-        with opened(path, _formats()):
+        with opened(path, formats):
             return True
     except TOO_MANY_PIXELS:
         return True
@@ -126,64 +121,61 @@ def list_pictures(path: Path) -> tuple[list[Path], list[Path]]:
     """The pictures directly in the folder `path` (or `path` itself, a file), and the other files.
 
     Both sorted by name. A picture has content that Pillow recognises, or the suffix of a picture
-    format: reading the latter tells what is wrong with it. Hidden files and subfolders are passed
+    format: read_picture says what is wrong with the latter. Hidden files and subfolders are passed
     over; what is no regular file (a pipe, a device) is among the others.
 
     Raises: FileNotFoundError, or another OSError where the folder cannot be listed.
     """
     path = Path(path)
+    files = [path]
     if stat.S_ISDIR(os.stat(path).st_mode):
-        entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
-        found = sorted(entries, key=lambda entry: entry.name)
-    else:
-        found = [path]
-    formats = set(_formats())
+        visible = (file for file in path.iterdir() if not file.name.startswith("."))
+        files = sorted(visible, key=lambda file: file.name)
+    formats = _formats()
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     suffixes |= FOREIGN_SUFFIXES
     pictures, others = [], []
-    for file in found:
-        try:
-            kind = os.stat(file).st_mode
-        except OSError:  # a broken link; reading it will say so
-            kind = stat.S_IFREG
-        if stat.S_ISDIR(kind):
+    for file in files:
+        if os.path.isdir(file):
             continue
-        picture = stat.S_ISREG(kind) and _is_picture(file, suffixes)
-        (pictures if picture else others).append(file)
+        # What does not exist is a broken link: read_picture says so.
+        readable = os.path.isfile(file) or not os.path.exists(file)
+        (pictures if readable and _is_picture(file, suffixes, formats) else others).append(file)
     return pictures, others
 
 
 def pictures_in(
     folder: Path, flag: str, what: str, may_be_empty: bool = False
 ) -> tuple[list[Path], list[Path]]:
-    """`list_pictures`: the pictures in a folder, or the one that is named, and other files.
+    """`list_pictures` of the folder, or of the one picture, that a flag names.
 
-    what: which pictures are wanted there. Raises: UserError, naming flag and folder, where it
-    cannot be listed or, unless it may be empty, holds no picture.
+    what: which pictures belong in it. Raises: UserError, naming flag and folder, where it cannot
+    be listed or, unless it may be empty, holds no picture.
     """
-    told, advice = f"{flag} {folder}", f"put {what} there, or name another folder"
+    place, advice = f"{flag} {folder}", f"put {what} there, or name another folder"
     try:
         pictures, others = list_pictures(folder)
     except OSError as error:
-        raise UserError(f"{told} cannot be read ({error.strerror}): {advice}") from None
+        raise UserError(f"{place} cannot be read ({error.strerror}): {advice}") from None
     if not pictures and not may_be_empty:
         only = f", only {some(others)}" if others else ""
-        raise UserError(f"{told} holds no picture{only}: {advice}")
+        raise UserError(f"{place} holds no picture{only}: {advice}")
     return pictures, others
 
 
 def read_picture(path: Path) -> Image.Image:
     """The first frame of `path` as 8-bit sRGB, upright, alpha over white, without any metadata.
 
-    16-bit greys are scaled, a usable ICC profile is converted from. Refused: floating-point pixels,
-    which have no fixed range, and more than Image.MAX_IMAGE_PIXELS pixels (before decoding).
+    16-bit grey is scaled to 8 bits; colours are converted from a usable ICC profile. Refused:
+    floating-point pixels, which have no fixed range, and more than Image.MAX_IMAGE_PIXELS pixels
+    (before decoding).
 
-    Raises: UserError, whatever is wrong.
+    Raises: UserError, whatever is wrong with the file.
     """
     path = Path(path)
     try:
         with opened(path, _formats()) as picture:
-            with _silent(picture), _decoding():
+            with _stderr_silenced(picture), _decoding():
                 picture.load()
             return _over_white(_turned_upright(picture))
     except UserError:
@@ -211,17 +203,15 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def _turned_upright(picture: Image.Image) -> Image.Image:
-    try:
-        with _decoding():
-            orientation = picture.getexif().get(ORIENTATION)
-    except OSError:  # damaged EXIF says nothing about the pixels
-        return picture
+    orientation = None
+    with suppress(OSError), _decoding():  # damaged EXIF says nothing about the pixels
+        orientation = picture.getexif().get(ORIENTATION)
     turn = UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
-    """Any mode -> a fresh RGB picture in sRGB, transparent parts over white."""
+    """Any mode → a fresh RGB picture in sRGB, transparent parts over white."""
     profile = picture.info.get("icc_profile")
     if picture.mode == "F":
         raise UserError(
@@ -239,9 +229,9 @@ def _over_white(picture: Image.Image) -> Image.Image:
     if picture.mode in ("LA", "RGBA"):
         alpha = picture.getchannel("A")
         picture = picture.convert(picture.mode[:-1])
-    upon = Image.new("RGB", picture.size, "white")  # new, so that no metadata is carried along
-    upon.paste(_in_srgb(picture, profile), mask=alpha)
-    return upon
+    result = Image.new("RGB", picture.size, "white")  # new, so that it has no metadata
+    result.paste(_in_srgb(picture, profile), mask=alpha)
+    return result
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
@@ -257,12 +247,12 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image, profile: object) -> Image.Image:
-    """Colours as `profile` means them; by Pillow's own rules where it is missing or unusable."""
+    """Converted from the ICC profile; by Pillow's own rules where it is missing or unusable."""
     if isinstance(profile, bytes):  # a damaged TIFF holds anything there
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = source.profile.xcolor_space.strip()
-        except (OSError, UnicodeDecodeError):  # the colours are then read as if it were not there
+        except (OSError, UnicodeDecodeError):
             return picture.convert("RGB")
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space)
         like_rgb = mode == "RGB" and picture.mode not in ("CMYK", "LAB")

@@ -1,9 +1,7 @@
-"""Pictures that PULSE writes, and what marks them as its own.
+"""PNG files that PULSE writes, and what marks them: results as imaginary, by a sentence for people
+and IPTC's source type for programs; faces of align_face.py by the photograph that they are of.
 
     write_png(Path("runs/a.png"), to_picture(HR), {"Description": IMAGINARY}, XMP)
-    picture_text(Path("runs/a.png"))  # {"Description": "An imaginary face made by PULSE. …"}
-
-A face that align_face.py cut out carries text chunks too: the photograph that it is of.
 """
 
 from __future__ import annotations
@@ -52,24 +50,23 @@ def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str =
 
 
 def picture_text(path: Path) -> dict[str, str]:
-    """Text chunks before the pixels of a PNG file, which are not decoded; {} for other files."""
-    try:
-        with opened(Path(path), ["PNG"]) as picture:
-            return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}
-    except (OSError, MemoryError, UserError, *TOO_MANY_PIXELS):  # read_picture says why
-        return {}
+    """The text chunks before the pixels of a PNG file; {} for other files and unreadable ones."""
+    with (
+        suppress(OSError, MemoryError, UserError, *TOO_MANY_PIXELS),
+        opened(Path(path), ["PNG"]) as picture,
+    ):
+        return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}
+    return {}
 
 
 def storable(name: str) -> str:
-    """`name` as a text chunk holds it: bytes of a file name that are no text become escapes."""
+    """`name` as a text chunk holds it: bytes of a file name that are not UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def aligned_sources(pictures: list[Path]) -> dict[str, list[Path]]:
-    """Photographs in `pictures` whose faces, cut out by align_face.py, are in `pictures` too.
-
-    From the photograph's file name to the files of its faces. It counts only with the content that
-    was aligned: another picture that merely has its name is not one.
+    """Photographs in `pictures` whose faces, cut out by align_face.py, are in `pictures` too: from
+    the photograph's file name to the files of its faces. Content counts, not only the name.
     """
     names = {storable(picture.name): picture for picture in pictures}
     sources: dict[str, list[Path]] = {}
