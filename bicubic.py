@@ -1,5 +1,5 @@
-"""DS, the downscaling operator of PULSE: bicubic, antialiased, defined here to the last tap and not
-left to a library's mood.
+"""DS, the downscaling operator of PULSE: bicubic, antialiased, defined here to the last tap because
+libraries differ.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ A = -0.5  # the free parameter of the cubic kernel
 
 
 def cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel with a = −0.5, 0 from |x| = 2 on."""
+    """Keys' cubic convolution kernel with a = A, elementwise; 0 from |x| = 2 on."""
     x = x.abs()
     near = (A + 2) * x**3 - (A + 3) * x**2 + 1
     far = A * x**3 - 5 * A * x**2 + 8 * A * x - 4 * A
@@ -19,7 +19,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def taps(factor: int) -> Tensor:
-    """The 4·factor weights at (i − 2·factor + 0.5)/factor, normalised to sum 1; float64."""
+    """(4·factor,) float64: cubic((i − 2·factor + 0.5)/factor), normalised to sum 1."""
     i = torch.arange(4 * factor, dtype=torch.float64)
     weights = cubic((i - 2 * factor + 0.5) / factor)
     return weights / weights.sum()
@@ -46,8 +46,8 @@ def downscaling_matrix(size: int, factor: int) -> Tensor:
 
 
 class BicubicDownSample(nn.Module):
-    """DS: (B, C, H, W) → (B, C, H/factor, W/factor), the vertical pass first. Values may overshoot:
-    nothing is clamped.
+    """DS: (B, C, H, W) → (B, C, H/factor, W/factor), the vertical pass first. Values may overshoot
+    the range of the input: nothing is clamped.
 
     Raises: ValueError where `factor` does not divide H and W, or leaves fewer than 2 pixels.
     """

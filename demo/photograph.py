@@ -1,4 +1,4 @@
-"""The demo's photograph: Eileen Collins, by NASA, public domain, as scikit-image carries it.
+"""Write the demo's photograph: Eileen Collins, by NASA, public domain, from scikit-image.
 
 python demo/photograph.py FOLDER
 """

@@ -1,5 +1,5 @@
-"""The degradations of the paper's robustness experiment: noise on the LR picture, motion blur on
-the HR one before it is downscaled.
+"""The degradations of the paper's robustness experiment: noise on LR, motion blur on HR before it
+is downscaled.
 
     degradation = parse("gaussian:25")
     rng = face_rng(7, "anna.jpg", 0)  # for this seed, picture and face always the same
@@ -22,8 +22,8 @@ from scipy.fft import irfft2, rfft2
 
 from cli.errors import UserError
 
-REFERENCE = 1024  # pixels of the square that lengths of motion are told for
-# kind → smallest and largest amount, and what it is
+REFERENCE = 1024  # pixels a side of the square that lengths of motion are given for
+# kind → bounds of the amount, above the first and at most the second, and what it is
 KINDS = {
     "gaussian": (0, 255, "a standard deviation, of pixels 0 to 255"),
     "saltpepper": (0, 1, "a share of the pixels"),
@@ -33,7 +33,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Degradation:
-    """One kind, by one amount: `gaussian:25`, as str() writes it."""
+    """A kind and an amount: str() writes `gaussian:25`."""
 
     kind: str
     amount: float
@@ -42,8 +42,8 @@ class Degradation:
         return f"{self.kind}:{self.amount:g}"
 
     def of_hr(self, square: Image.Image, rng: np.random.RandomState) -> tuple[Image.Image, str]:
-        """What it does before downscaling, and words to tell it: motion blur in a random direction,
-        of a length that is scaled to the side of `square`; else the picture itself and "".
+        """The part before downscaling, with a description: motion blur in a random direction, of a
+        length that is scaled to the side of `square`; of other kinds `square` itself and "".
         """
         if self.kind != "motion":
             return square, ""
@@ -53,7 +53,7 @@ class Degradation:
         return blurred, f", {length:.4g} pixels of {square.width}, at {degrees:.1f} degrees"
 
     def of_lr(self, small: Image.Image, rng: np.random.RandomState) -> Image.Image:
-        """What it does after downscaling: noise; else the picture itself."""
+        """The part after downscaling: noise; of motion `small` itself."""
         if self.kind == "gaussian":
             return gaussian_noise(small, self.amount, rng)
         if self.kind == "saltpepper":
@@ -76,8 +76,7 @@ def parse(text: str) -> Degradation:
 
 
 def face_rng(seed: int, picture: str, face: int) -> np.random.RandomState:
-    """The random numbers of one face of one picture: whatever else is in the folder, and in
-    whichever order, they are the same.
+    """The random numbers of one face of one picture, whatever else is in the folder.
 
     RandomState, because NumPy promises that its numbers never change.
     """
@@ -109,15 +108,13 @@ def line_kernel(length: float, degrees: float) -> np.ndarray:
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float64)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     along, across = x * cos - y * sin, x * sin + y * cos
-    # How much of a pixel's width lies before the line's end, and how near the line passes.
+    # The share of a pixel's width that lies before the line's end, times how near the line passes.
     kernel = np.clip((length + 1) / 2 - abs(along), 0, 1) * np.clip(1 - abs(across), 0, 1)
     return kernel / kernel.sum()
 
 
 def motion_blur(picture: Image.Image, length: float, degrees: float) -> Image.Image:
-    """Every pixel becomes a line of that length and direction; beyond the edges the picture is
-    mirrored.
-    """
+    """Every pixel becomes a line of that length and direction; edges are mirrored."""
     kernel = line_kernel(length, degrees).astype(np.float32)
     pixels = np.array(picture)
     for c in range(3):  # one colour at a time, in a third of the memory

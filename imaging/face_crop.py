@@ -4,7 +4,7 @@
     crops = [align(photo, landmarks) for landmarks in finder.landmarks(photo)]  # 1024x1024 each
     LR = downscale(crops[0], 32)
 
-Photographs are Pillow pictures, RGB, as images.read_picture gives them.
+Photographs are Pillow pictures, RGB, as read_picture returns them.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ LANDMARKS = RemoteFile(
 
 
 def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
-    """The square around a face that FFHQ cuts out, by eyes and mouth.
+    """The square around a face that FFHQ cuts out, from eyes and mouth.
 
-    landmarks: (68, 2), x and y in pixels. Returns (4, 2): its upper left, lower left, lower right
-    and upper right corner, where the face is upright.
+    landmarks: (68, 2), x and y in pixels. Returns (4, 2): the upper left, lower left, lower right
+    and upper right corner as the upright face has them.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)
     left_eye, right_eye = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
@@ -70,7 +70,7 @@ def align(photo: Image.Image, landmarks: np.ndarray) -> Image.Image:
     qsize = np.hypot(*(quad[3] - quad[0]))
 
     shrink = math.floor(qsize / CROP * 0.5)
-    if shrink > 1:  # far larger than the crop: what follows would cost much and change nothing
+    if shrink > 1:  # far larger than the crop: full resolution would cost much and change nothing
         size = np.rint(np.array(photo.size) / shrink).astype(int)
         photo = photo.resize(tuple(size.tolist()), Image.Resampling.LANCZOS)
         quad, qsize = quad / shrink, qsize / shrink
@@ -106,8 +106,7 @@ def _box(quad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _padded(photo: Image.Image, before: list[int], after: list[int], sigma: float) -> Image.Image:
     """`photo`, reflected beyond its edges by before (left, top) and after (right, bottom) pixels.
-
-    Toward the edges it fades into its own blur, then into the median colour.
+    Towards the new edges it fades into its own blur, then into the median colour.
     """
     (left, top), (right, bottom) = before, after
     pixels = np.pad(np.asarray(photo), ((top, bottom), (left, right), (0, 0)), "reflect")
@@ -128,8 +127,8 @@ def _padded(photo: Image.Image, before: list[int], after: list[int], sigma: floa
 def _blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
     """(h, w) float32, blurred by a Gaussian; edges are mirrored, edge pixels repeated.
 
-    A wide blur is taken of a reduced plane, where it loses nothing that can be seen: by itself it
-    would take a minute where a face fills a photograph of many million pixels.
+    A wide blur is computed on a reduced plane, without a visible difference: at full size it takes
+    a minute where a face fills a photograph of many million pixels.
     """
     h, w = plane.shape
     reduction = max(int(sigma / 8), 1)
@@ -142,9 +141,9 @@ def _blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def downscale(square: Image.Image, output_size: int) -> Image.Image:
-    """DS, the downscaling of the search, rounded to 8 bits; its overshoot is clamped.
+    """DS, the downscaling of the search, rounded to 8 bits, overshoot clamped.
 
-    output_size divides the side of `square`.
+    output_size: pixels a side, a divisor of the side of `square`.
     """
     from bicubic import BicubicDownSample  # late: torch takes seconds to import
 
@@ -152,9 +151,8 @@ def downscale(square: Image.Image, output_size: int) -> Image.Image:
 
 
 def central_square(photo: Image.Image, output_size: int) -> Image.Image:
-    """The largest central square, its side reduced (Lanczos) to a multiple of output_size.
-
-    Output size 0: the square as it is. Raises: UserError where it is too small to be downscaled.
+    """The largest central square, its side reduced (Lanczos) to a multiple of output_size; with 0
+    not reduced. Raises: UserError where it is too small to be downscaled.
     """
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
@@ -171,7 +169,7 @@ def central_square(photo: Image.Image, output_size: int) -> Image.Image:
 
 
 def enlarged(photo: Image.Image, factor: float) -> Image.Image:
-    """Raises: UserError beyond Pillow's limit of pixels."""
+    """`photo` resized (bicubic) by `factor`. Raises: UserError beyond Pillow's limit of pixels."""
     if factor == 1:
         return photo
     size = [max(round(edge * factor), 1) for edge in photo.size]
@@ -184,8 +182,8 @@ def enlarged(photo: Image.Image, factor: float) -> Image.Image:
 
 
 def installed_landmark_model() -> Path | None:
-    """dlib's 68 landmarks in the package face_recognition_models; None where it is not there."""
-    # Found, not imported: importing the package fails under recent setuptools.
+    """dlib's 68 landmarks in the package face_recognition_models; None where it has none."""
+    # The package is not imported: that fails with recent setuptools.
     package = importlib.util.find_spec("face_recognition_models")
     for folder in (package and package.submodule_search_locations) or []:
         file = Path(folder) / "models" / LANDMARKS.name
@@ -197,7 +195,7 @@ def installed_landmark_model() -> Path | None:
 def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
     """dlib's 68 landmarks: installed, in the cache, or downloaded into it.
 
-    progress: tell of a download on stderr. Raises: UserError.
+    progress: show a download on stderr. Raises: UserError.
     """
     return installed_landmark_model() or open_url(LANDMARKS, cache_dir, progress=progress)
 
@@ -205,8 +203,8 @@ def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
 class FaceFinder:
     """dlib's frontal face detector and its landmarks.
 
-    progress: tell of a download on stderr. Raises: UserError where dlib is not installed or its
-    model cannot be had.
+    progress: show a download on stderr. Raises: UserError where dlib is not installed or its model
+    neither found nor downloaded.
     """
 
     def __init__(self, cache_dir: Path, progress: bool = True):
@@ -227,20 +225,22 @@ class FaceFinder:
         self.predict = dlib.shape_predictor(str(model))
 
     def landmarks(self, photo: Image.Image) -> list[np.ndarray]:
-        """(68, 2) in pixels of `photo` (RGB) for every face in it, left to right."""
+        """(68, 2) in pixels of `photo` (RGB) for every face in it, left to right.
+
+        Raises: RuntimeError where dlib fails.
+        """
         scale = max(math.sqrt(photo.width * photo.height / DETECT_PIXELS), 1)
         searched = photo
         if scale > 1:
             searched = photo.resize((int(photo.width / scale), int(photo.height / scale)))
-        # Enlarged once by the detector: it then finds faces from about 40 pixels on.
-        found = self.detect(np.asarray(searched), 1)
-        boxes = sorted(
-            (b.left() + b.right(), b.top(), b.bottom(), b.left(), b.right()) for b in found
-        )
-        pixels = np.asarray(photo)
-        faces = []
-        for _, top, bottom, left, right in boxes:
-            box = self.rectangle(*(round(scale * edge) for edge in (left, top, right, bottom)))
-            points = self.predict(pixels, box).parts()
+        # The detector enlarges it once: it then finds faces of 40 pixels and more.
+        boxes = self.detect(np.asarray(searched), 1)
+        pixels, faces = np.asarray(photo), []
+        for box in sorted(
+            boxes, key=lambda b: (b.left() + b.right(), b.top(), b.bottom(), b.left())
+        ):
+            edges = box.left(), box.top(), box.right(), box.bottom()
+            scaled = self.rectangle(*(round(scale * edge) for edge in edges))
+            points = self.predict(pixels, scaled).parts()
             faces.append(np.array([(point.x, point.y) for point in points], dtype=np.float64))
         return faces

@@ -126,9 +126,11 @@ class Photograph:
         self._require_replaceable(self.target(0))  # before the search, which takes seconds
         try:
             faces = self._faces(finder)
+        except UserError:
+            raise
         except MemoryError:
             raise UserError("it does not fit into memory: make it smaller first") from None
-        except RuntimeError as error:  # of dlib, or of PyTorch where memory does not suffice
+        except (RuntimeError, ValueError) as error:  # dlib's errors, and PyTorch's without memory
             why = f"{type(error).__name__}: {error}"
             raise UserError(f"its face cannot be cut out ({why}): try -mode resize") from None
         for face in range(len(faces)):
@@ -150,10 +152,13 @@ class Photograph:
         return len(faces)
 
     def _faces(self, finder: FaceFinder | None) -> list[tuple[Image.Image, dict[str, str]]]:
-        """Every face, finished, with the text chunk that says how it was degraded, if it was."""
+        """Every face, degraded and downscaled, with the text chunk that says how it was degraded.
+        Raises: UserError.
+        """
+        degradation, size = self.options.degradation, self.options.output_size
         picture = read_picture(self.path)
         if finder is None:
-            crops = [central_square(picture, self.options.output_size)]
+            crops = [central_square(picture, size)]
         else:
             picture = enlarged(picture, self.options.upscale)
             crops = [align(picture, landmarks) for landmarks in finder.landmarks(picture)]
@@ -162,17 +167,17 @@ class Photograph:
                 "no face was found in it: try -upscale 2 for a small photograph, -mode resize for "
                 "one that is aligned already"
             )
-        return [self._finished(face, crop) for face, crop in enumerate(crops)]
-
-    def _finished(self, face: int, crop: Image.Image) -> tuple[Image.Image, dict[str, str]]:
-        degradation, seed, text = self.options.degradation, self.options.seed, {}
-        if degradation:
-            rng = face_rng(seed, self.path.name, face)
-            crop, detail = degradation.of_hr(crop, rng)
-            text = {DEGRADED: f"{degradation}, seed {seed}{detail}"}
-        if self.options.output_size not in (0, crop.width):
-            crop = downscale(crop, self.options.output_size)
-        return (degradation.of_lr(crop, rng) if degradation else crop), text
+        faces = []
+        for face, crop in enumerate(crops):
+            text = {}
+            if degradation:
+                rng = face_rng(self.options.seed, self.path.name, face)
+                crop, detail = degradation.of_hr(crop, rng)
+                text = {DEGRADED: f"{degradation}, seed {self.options.seed}{detail}"}
+            if size not in (0, crop.width):
+                crop = downscale(crop, size)
+            faces.append((degradation.of_lr(crop, rng) if degradation else crop, text))
+        return faces
 
     def _is_face(self, file: Path) -> bool:
         return picture_text(file).get(ALIGNED_FROM) == storable(self.path.name)

@@ -1,8 +1,8 @@
-"""Pictures to look at: LR, its bicubic enlargement and every result of a search on one sheet.
+"""A comparison sheet: LR, its bicubic enlargement and every result of a search on one picture.
 
     sheet = comparison_sheet(LR, [(HR, small, "seed 1", True)], "anna.png", "Made by PULSE.")
 
-Takes and returns Pillow pictures; reads and writes no file.
+From Pillow pictures to a Pillow picture; no file is read or written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 TILE, GAP, MARGIN = 256, 16, 32  # pixels of a comparison sheet
 PER_ROW = 6  # LR, bicubic and four results, or six results
 INK, FAINT = "#1a1a1a", "#666666"
-WITHIN, OUTSIDE = "#1c6b3a", "#9b1c1c"  # calm, and both dark enough to read on white
+WITHIN, OUTSIDE = "#1c6b3a", "#9b1c1c"  # within and outside eps; both dark enough for white
 IN_ASCII = str.maketrans({"×": "x", "–": "-", "’": "'", "→": "->"})
 
 
@@ -27,9 +27,8 @@ def comparison_sheet(
 ) -> Image.Image:
     """LR, its bicubic enlargement, and every result over its own downscaled version, on white.
 
-    results: (HR, HR downscaled to the size of LR, caption, within eps). The downscaled pictures and
-    LR are shown with hard pixels, so that the eye can compare them; within eps is told by word and
-    by colour.
+    results: (HR, HR downscaled to the size of LR, caption, within eps). LR and the downscaled
+    pictures have hard pixels, for the eye to compare; within eps is shown by word and by colour.
     """
     side = f"{lr.width}x{lr.height}"
     # (upper picture, lines of its caption with their colours, lower picture)
@@ -46,7 +45,7 @@ def comparison_sheet(
     rows = -(-len(cells) // PER_ROW)
     columns = -(-len(cells) // rows)  # rows of even length
     width = 2 * MARGIN + columns * (TILE + GAP) - GAP
-    # Drawn on a sheet that is long enough, then cut to what was used.
+    # Drawn on a sheet that is long enough, then cropped.
     sheet = Image.new("RGB", (width, 4 * MARGIN + 600 + rows * (2 * TILE + 400)), "white")
     draw = ImageDraw.Draw(sheet)
     y = _write(draw, MARGIN, MARGIN, title, 26, width - 2 * MARGIN, INK) + GAP
@@ -65,8 +64,8 @@ def comparison_sheet(
             if lower is not None:
                 sheet.paste(lower, (MARGIN + i * (TILE + GAP), y))
         if start == 0:
-            told = f"Below each result: the same picture downscaled to {side}, to hold against LR."
-            _write(draw, MARGIN, y, told, 17, 2 * TILE + GAP, FAINT)
+            hint = f"Below each result: the same picture downscaled to {side}, to hold against LR."
+            _write(draw, MARGIN, y, hint, 17, 2 * TILE + GAP, FAINT)
         y += TILE + GAP + 8
     y = _write(draw, MARGIN, y, note, 15, width - 2 * MARGIN, FAINT)
     return sheet.crop((0, 0, width, y + MARGIN))
@@ -79,10 +78,9 @@ def _tile(picture: Image.Image, resample: Image.Resampling) -> Image.Image:
 def _write(
     draw: ImageDraw.ImageDraw, x: int, y: int, text: str, size: int, width: int, colour: str
 ) -> int:
-    """Write `text`, wrapped to `width` pixels, and return where the next thing can begin."""
+    """Write `text`, wrapped to `width` pixels; return the y below it."""
     font = ImageFont.load_default(size)
-    # Pillow's font has hardly more than ASCII, neither × nor é, and the fonts of a system are not
-    # to be relied on.
+    # Pillow's own font has hardly more than ASCII, and a system may have no other.
     text = unicodedata.normalize("NFKD", text.translate(IN_ASCII))
     text = "".join(c for c in text if not unicodedata.combining(c))
     text = text.encode("ascii", "replace").decode()

@@ -44,7 +44,7 @@ def test_a_bound_that_no_size_meets_is_met_with_fewer_frames(tmp_path, kind, cal
         HR, LR = (torch.rand(3, side, side, generator=chance) for side in (64, 16))
         film.add(step, 0.1, *((HR * 0, LR * 0) if step in calm else (HR, LR)))
     path = tmp_path / f"noise.{kind}"
-    write_animation(path, film, 19, 0.1, HR, LR, max_bytes=100_000)
+    write_animation(path, film, 19, 0.1, HR, LR, limit=100_000)
     assert path.stat().st_size <= 100_000
     assert 2 <= len(pages(path)) < 15 and pages(path)[-1][1] == 1000
 
