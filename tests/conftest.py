@@ -19,7 +19,7 @@ from generators.formats import FORMAT
 from imaging.face_crop import installed_landmark_model
 from stylegan import G_mapping, G_synthesis
 
-pytest_plugins = ["forked_runs"]  # its fixtures: here, start, study
+pytest_plugins = ["forked_runs"]  # its fixtures: here, start, study, pulse
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"

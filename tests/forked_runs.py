@@ -213,3 +213,46 @@ def whole_results(folder: Path) -> dict[str, tuple[int, bytes]]:
         elif path.suffix == ".json":
             json.loads(path.read_text())
     return found
+
+
+# ------------------------------------------------------------ two pictures, in this process
+
+PULSE_STEPS, PULSE_EPS = 6, 1
+
+
+@pytest.fixture
+def pulse(tiny, tmp_path, monkeypatch, capsys):
+    """`pulse("-animation", "gif")`: run.py on the small generator, in this process, in a folder of
+    its own with the pictures a and b. Later flags win.
+    """
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate("ab"):
+        face(tmp_path / "input" / f"{name}.png", seed)
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    threads = torch.get_num_threads()
+
+    def call(*args, status=0, generator=tiny, threads=("-threads", 1)):
+        fixed = ("-device", "cpu", *threads, "-seed", 0, "-steps", PULSE_STEPS, "-eps", PULSE_EPS)
+        named = () if generator is None else ("-generator", generator)
+        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, (*named, *fixed, *args))])
+        with pytest.raises(SystemExit) as left:
+            command.run_command(run.main)
+        told = capsys.readouterr()
+        assert left.value.code == status, told.err
+        assert "Traceback" not in told.err
+        return SimpleNamespace(out=told.out, err=told.err)
+
+    call.root, call.runs = tmp_path, tmp_path / "runs"
+    yield call
+    torch.set_num_threads(threads)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+
+
+def files(folder, *suffixes) -> dict[str, bytes]:
+    """Everything below a folder with one of these suffixes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in suffixes and not path.name.startswith(".")
+    }
