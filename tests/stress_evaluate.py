@@ -7,7 +7,6 @@ Runs on the CPU, on pictures of noise.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner.jobs import pixels_sha256
+from result_folders import put_result
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,33 +32,6 @@ try:
 finally:
     print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 """
-
-
-def put_result(
-    runs: Path, name: str, HR: Image.Image, LR: Image.Image, file: str, **changes
-) -> Path:
-    """A result as run.py writes it, of the LR called `file`; `changes` replace entries of its
-    record. Returns its picture.
-    """
-    record = {
-        "name": name,
-        "seed": 0,
-        "l2": 0.0015,
-        "best_step": 99,
-        "within_eps": True,
-        "eps": 0.002,
-        "duplicate": 0,
-        "input": {"file": file, "pixels_sha256": pixels_sha256(LR), "side": LR.width},
-        "settings": {"steps": 100},
-        "curve": {"L2": [0.01] * 100},
-        "seconds": 1.5,
-    }
-    record |= changes
-    place = runs / ("" if record["within_eps"] else "outside_eps") / f"{name}.png"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.with_suffix(".json").write_text(json.dumps(record))
-    HR.save(place)
-    return place
 
 
 def write_results(folder: Path, inputs: int, duplicates: int = 2, side: int = 64) -> None:

@@ -1,0 +1,82 @@
+"""The plots of experiments.py can be read."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.text import Annotation, Text
+
+from evaluation import ablation, plots, tables
+
+
+def made_up(number=50):
+    """Rows of every experiment, spread as those of a run."""
+    random = np.random.default_rng(0)
+    rows = []
+    for experiment in ablation.experiments(18, robustness=True):
+        within = int(random.integers(0, number + 1))
+        l2 = float(random.uniform(0.0019, 0.02))
+        rows.append(
+            {
+                **{key: getattr(experiment, key) for key in ("name", "knob", "label", "degrade")},
+                "steps": experiment.steps,
+                "eps": 0.002,
+                "within_eps": tables.share_of([i < within for i in range(number)]),
+                "l2": l2,
+                "l2_error": l2 / 20 if number > 1 else None,
+                "geocross": 0.0 if experiment.knob == "latents" else float(random.uniform(1, 80)),
+                "damage": 0.01,
+                "clean_l2": l2 / 2,
+            }
+        )
+    return rows
+
+
+@pytest.mark.parametrize("number", [1, 50])
+def test_plots_of_all_experiments_are_legible_and_small(number):
+    drawn = plots.plots(made_up(number), f"{number} pictures of 16×16, generator demo")
+    assert set(drawn) == {"knobs", "steps", "naturalness", "robustness"}
+    for figure in drawn.values():
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        assert len(file.getvalue()) < 150_000
+        assert f"{number} pictures" in figure.get_suptitle()
+        for axes in figure.axes:
+            assert axes.get_xlabel()
+        unseen = {
+            tick.label1
+            for axes in figure.axes
+            for axis in (axes.xaxis, axes.yaxis)
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+            if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+        }
+        texts = [
+            text
+            for text in figure.findobj(Text)
+            if text.get_visible() and text.get_text() and text not in unseen
+        ]
+        assert min(text.get_fontsize() for text in texts) >= 8.5
+        page = figure.bbox
+        for text in texts:  # nothing is cut off
+            box = Text.get_window_extent(text)
+            assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y1 <= page.y1, text
+
+
+def test_labels_hide_neither_points_nor_each_other():
+    figure = plots.plots(made_up(), "made up")["naturalness"]
+    figure.draw_without_rendering()
+    labels = figure.findobj(Annotation)
+    assert len(labels) == len([row for row in made_up() if not row["degrade"]])
+    boxes = [Text.get_window_extent(label) for label in labels]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    at = [figure.axes[0].transData.transform(label.xy) for label in labels]
+    assert not any(box.contains(*point) for box in boxes for point in at)
+
+
+def test_a_plot_for_which_too_little_was_measured_is_left_out():
+    rows = made_up()
+    assert plots.plots([row for row in rows if row["name"] == "defaults"], "") == {}
+    some = [row for row in rows if row["name"] in ("defaults", "noise-zero")]
+    assert set(plots.plots(some, "")) == {"knobs", "naturalness"}

@@ -1,0 +1,73 @@
+"""What is wrong in a folder of results, or in a file of groups, is one sentence each."""
+
+from pathlib import Path
+
+import pytest
+from result_folders import RECORDS, flat
+
+
+def test_nothing_to_evaluate_is_status_two_and_one_sentence(scene):
+    assert "runs is no folder" in scene().stderr
+    Path("runs").mkdir()
+    done = scene()
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "evaluate.py: error: runs holds no result of run.py\n"
+
+
+def test_records_without_pictures_and_pictures_without_records_are_named_once(scene):
+    scene.add("good", flat(99), flat(100, 8))
+    scene.add("gone", flat(99), flat(100, 8)).unlink()
+    scene.add("far", flat(99), flat(100, 8), within_eps=False).with_suffix(".json").unlink()
+    scene.add("bare", flat(99), flat(100, 8)).with_suffix(".json").unlink()
+    scene.add("cut", flat(99), flat(100, 8)).with_suffix(".json").write_text('{"name": "cu')
+    scene.add("odd", flat(99), flat(100, 8), l2="much")
+    scene.add("huge", flat(99), flat(100, 8), l2=10**400)
+    scene.add("minus", flat(99), flat(100, 8), l2=-0.001)
+    scene.add("twice", flat(99), flat(100, 8), within_eps=False)
+    scene.add("twice", flat(99), flat(100, 8), within_eps=True)
+    Path("runs/mine.json").write_text('{"figures": 1}')  # an -json of before: nobody's record
+    Path("runs/results.csv").write_text("name\n")
+    done = scene.figures()
+    assert done.returncode == 1 and done.rows[RECORDS]["pictures"] == 2
+    told = done.stderr.splitlines()
+    assert len(told) == 4
+    assert told[0].startswith("bare.png, outside_eps/far.png: left out, no record (.json)")
+    assert told[1].startswith(
+        "cut.png, huge.png, minus.png, odd.png: left out, its record is damaged"
+    )
+    assert told[2].startswith("gone.json: left out, a record without its picture")
+    assert told[3].startswith("outside_eps/twice.png: left out, a result of that name")
+
+
+def test_a_groups_file_that_misses_pictures_or_has_unknown_ones_is_one_sentence_each(scene):
+    for name in "abcde":
+        scene.add(name, flat(99), flat(100, 8))
+    Path("g.csv").write_text("file,group\na,x\nb,y\nb.png,z\nc,\nnobody,x\nnot.png,y\n")
+    done = scene.figures("-groups", "g.csv")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "b.png: in several groups of -groups g.csv: the first one counts",
+        "c: has no file or no group in -groups g.csv: give it both",
+        "nobody, not.png: in -groups g.csv, but of none of the results: passed over",
+        "c.png, d.png, e.png: not in -groups g.csv: left out of the groups, add a line of it",
+    ]
+    assert [group["inputs"] for group in done.document["groups"]["table"]] == [1, 1]
+    assert done.PNG["pictures"] == 5 and done.document["problems"] == done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"name;group\na;x\n", "lacks the columns: its first line must be file,group"),
+        (b"", "lacks the columns"),
+        (b"file,group\n\xff\xfe\x00,x\n", "cannot be read (it is no CSV file in UTF-8)"),
+        (None, "cannot be read (No such file"),
+    ],
+)
+def test_a_groups_file_that_is_none_ends_it_before_anything_is_measured(scene, content, sentence):
+    scene.add("a", flat(99), flat(100, 8))
+    if content is not None:
+        Path("g.csv").write_bytes(content)
+    done = scene("-groups", "g.csv")
+    assert done.returncode == 2 and sentence in done.stderr and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
