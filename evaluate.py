@@ -201,7 +201,8 @@ def write_files(
         from evaluation.report import write_report
 
         shown_cards = cards(evaluation, by_input)
-        write_report(args.html, document["title"], main, document["notes"], shown_cards, by_group)
+        shown_tables = [main, by_group]
+        write_report(args.html, document["title"], shown_tables, document["notes"], shown_cards)
 
 
 def main() -> int:

@@ -44,7 +44,7 @@ def card(number: int, name: str = "", **changes) -> Card:
     return Card(**{**fields, **changes})
 
 
-def written(folder, cards, name="report.html", table=TABLE, notes=("a note",), title="A run"):
-    path = folder / name
-    write_report(path, title, table, list(notes), cards)
+def written(folder, cards, tables=(TABLE,), notes=("a note",), title="A run"):
+    path = folder / "report.html"
+    write_report(path, title, list(tables), list(notes), cards)
     return path

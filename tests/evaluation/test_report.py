@@ -13,8 +13,6 @@ import pytest
 from PIL import Image
 from report_cards import card, face, written
 
-from evaluation.report import curve_drawing
-
 
 def embedded(page: str) -> list[Image.Image]:
     """The pictures that a page holds, in its order."""
@@ -79,18 +77,27 @@ def test_a_place_that_cannot_be_written_is_an_OSError(tmp_path):
         written(tmp_path / "file", [card(0)])
 
 
+def test_control_characters_of_names_are_written_as_escapes(tmp_path):
+    cards = [card(1, name="c\u202e", group="d\r")]
+    table = [["", "e\x00"], ["f\x9b", "g\x08"]]
+    page = written(tmp_path, cards, [table], ["b\x07"], "a\x1b[2J").read_text(encoding="utf-8")
+    assert not any(character in page for character in "\u202e\r\x00\x9b\x08\x07\x1b")
+    assert all(text in page for text in ("a\\x1b[2J", "b\\x07", "c\\u202e", "d\\r", "e\\x00"))
+
+
 # ------------------------------------------------------------ the curve
 
 
-def drawn(curve, eps=0.01):
-    """The SVG of a curve, the path of its line and the height of its dashed line."""
-    svg = ElementTree.fromstring(curve_drawing(curve, eps, 1))
+def drawn(folder, curve, eps=0.01):
+    """The SVG of a curve on a page, the path of its line and the height of its dashed line."""
+    page = written(folder, [card(1, curve=curve, eps=eps)]).read_text(encoding="utf-8")
+    svg = ElementTree.fromstring(re.search(r'<svg class="curve".*?</svg>', page, re.DOTALL)[0])
     path = {one.get("class"): one.get("d") for one in svg.iter("path")}
     return svg, path["line"], float(path["eps"].split()[1].split("H")[0])
 
 
-def test_the_curve_is_logarithmic_and_eps_stands_where_its_value_is():
-    _, line, eps = drawn([0.1, 0.01, 0.001])
+def test_the_curve_is_logarithmic_and_eps_stands_where_its_value_is(tmp_path):
+    _, line, eps = drawn(tmp_path, [0.1, 0.01, 0.001])
     points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line)
     (x0, y0), (x1, y1), (x2, y2) = ([float(figure) for figure in point] for point in points)
     assert x1 - x0 == pytest.approx(x2 - x1) and x0 < x1
@@ -98,8 +105,8 @@ def test_the_curve_is_logarithmic_and_eps_stands_where_its_value_is():
 
 
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
-def test_a_missing_step_is_a_gap_and_no_number_that_is_none(missing):
-    svg, line, _ = drawn([0.1, 0.05, missing, 0.02, missing, 0.01, 0.005])
+def test_a_missing_step_is_a_gap_and_no_number_that_is_none(tmp_path, missing):
+    svg, line, _ = drawn(tmp_path, [0.1, 0.05, missing, 0.02, missing, 0.01, 0.005])
     assert [len(re.findall("L", part)) for part in line.split("M")[1:]] == [1, 0, 1]
     assert not re.search("nan|inf|None", ElementTree.tostring(svg, "unicode"))
     assert "lowest 0.00500 at step 6" in svg.find("desc").text
@@ -108,8 +115,8 @@ def test_a_missing_step_is_a_gap_and_no_number_that_is_none(missing):
 @pytest.mark.parametrize(
     "curve", [[0.0], [0.0, 0.0], [0.1, 0.0], [1e-300, 1e300], [5.0], [0.002] * 3, [0.3] * 100_000]
 )
-def test_any_curve_stays_inside_its_drawing_and_is_short(curve):
-    svg, line, eps = drawn(curve)
+def test_any_curve_stays_inside_its_drawing_and_is_short(tmp_path, curve):
+    svg, line, eps = drawn(tmp_path, curve)
     _, _, width, height = map(float, svg.get("viewBox").split())
     points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line)
     assert all(0 < float(x) < width and 0 < float(y) < height for x, y in points)
@@ -119,5 +126,6 @@ def test_any_curve_stays_inside_its_drawing_and_is_short(curve):
 
 
 @pytest.mark.parametrize("curve", [[], [None, None], [math.nan]])
-def test_without_any_figure_there_is_a_sentence(curve):
-    assert "no L2" in curve_drawing(curve, 0.002, 1)
+def test_without_any_figure_there_is_a_sentence(tmp_path, curve):
+    page = written(tmp_path, [card(1, curve=curve)]).read_text(encoding="utf-8")
+    assert "There is no L2 of the steps." in page and "<svg" not in page

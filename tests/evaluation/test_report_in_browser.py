@@ -67,7 +67,7 @@ def report(tmp_path_factory):
     hostile = card(6, name=HOSTILE, group=HOSTILE, l2=math.nan, within_eps=False)
     table = [[*TABLE[0], HOSTILE], [*TABLE[1], HOSTILE]]
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, HOSTILE, table, [HOSTILE], [*cards, last, hostile])
+    write_report(path, HOSTILE, [table], [HOSTILE], [*cards, last, hostile])
     return path
 
 
@@ -309,7 +309,7 @@ def test_tab_reaches_everything_in_the_order_of_the_page_and_shows_where_it_is(c
 def test_a_phone_needs_no_horizontal_scrolling_and_long_names_wrap(chromium, tmp_path):
     many = [card(i, name=LONG, group=LONG, seed=2**63 - i) for i in (1, 2)]
     table = [["", *["a wide column"] * 9], ["PULSE", *["0.00123 (0.00100 to 0.00200)"] * 9]]
-    path = written(tmp_path, many, table=table, notes=[LONG], title=LONG)
+    path = written(tmp_path, many, tables=[table], notes=[LONG], title=LONG)
     run = opened(chromium, path, width=360, height=800)
     assert run("return document.scrollingElement.scrollWidth") <= 360
     run("document.documentElement.classList.remove('js')")  # and side by side
@@ -391,7 +391,7 @@ def test_without_scripts_both_pictures_are_seen_and_no_dead_control(chromium, re
 
 
 def test_without_pictures_table_or_notes_the_page_says_so_and_has_no_controls(chromium, tmp_path):
-    run = opened(chromium, written(tmp_path, [], table=[], notes=()))
+    run = opened(chromium, written(tmp_path, [], tables=[[]], notes=()))
     assert "There are no pictures." in run("return document.querySelector('main').innerText")
     assert run("return document.querySelector('#controls').offsetHeight") == 0
     assert "Summary" not in run("return document.body.innerText")
@@ -400,9 +400,7 @@ def test_without_pictures_table_or_notes_the_page_says_so_and_has_no_controls(ch
 
 def test_groups_have_a_table_of_their_own_under_the_summary(chromium, tmp_path):
     groups = [["group", "inputs"], [HOSTILE, "12"], ["b", "7"]]
-    path = tmp_path / "report.html"
-    write_report(path, "A run", TABLE, ["a note"], [card(1)], groups)
-    run = opened(chromium, path)
+    run = opened(chromium, written(tmp_path, [card(1)], tables=[TABLE, groups]))
     headings = run("return [...document.querySelectorAll('h2')].map(h => h.textContent)")
     assert headings == ["Summary", "By group", "Pictures"]
     cells = "return [...document.querySelectorAll('[aria-labelledby=by-group] td')]"
