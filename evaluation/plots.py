@@ -4,16 +4,16 @@ robustness.
     for name, figure in plots(rows, "50 faces of 16×16, generator demo").items():
         write_plot(Path("experiments") / f"{name}.png", figure)
 
-rows: of knobs.figures. Colours are those of Okabe and Ito, which the colour-blind can tell apart;
-no meaning hangs on colour alone.
+rows: of ablation.figures. Colours are those of Okabe and Ito, which the colour-blind can tell
+apart; no meaning hangs on colour alone.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -36,7 +36,17 @@ STYLES = {  # knob → colour and marker
     "GEOCROSS": (GREY, "D"),
     "eps": (BLUE, "h"),
 }
-WIDTH, DPI = 8.0, 120  # inches; 960 pixels across
+LOOK = {
+    "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.fontsize": 9,
+}
+WIDTH = 8.0  # inches; 960 pixels across
+SHARE, L2 = "within eps, % (95 % Wilson interval)", "mean L2 (± standard error)"
 # Where a label may stand beside its point, in points; the first place that is free is taken.
 PLACES = [
     (x * reach, y * reach)
@@ -47,109 +57,106 @@ PLACES = [
 
 def plots(rows: list[dict], about: str) -> dict[str, Figure]:
     """Name → plot, of those for which enough was measured. about: what was, for the titles."""
-    drawn: dict[str, Callable[[list[dict], str], Figure | None]] = {
-        "knobs": knobs_plot,
-        "steps": steps_plot,
-        "naturalness": naturalness_plot,
-        "robustness": robustness_plot,
-    }
-    figures = {name: draw(rows, about) for name, draw in drawn.items()}
+    with rc_context(LOOK):
+        figures = {
+            "knobs": knobs_plot(rows, about),
+            "steps": steps_plot(rows, about),
+            "naturalness": naturalness_plot(rows, about),
+            "robustness": robustness_plot(rows, about),
+        }
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def write_plot(path: Path, figure: Figure) -> None:
     """As PNG. Raises: OSError."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
     with atomic_write(path) as file:
-        file.write(content.getvalue())
+        figure.savefig(file, format="png")
 
 
 def knobs_plot(rows: list[dict], about: str) -> Figure | None:
     """A line per experiment: its share within eps and its mean L2, with their intervals."""
-    mine = [row for row in rows if not row["degrade"]][::-1]  # the first on top
-    if len(mine) < 2:
+    rows = [row for row in rows if not row["degrade"]][::-1]  # the first on top
+    if len(rows) < 2:
         return None
-    figure, (left, right) = _figure(1.4 + 0.27 * len(mine), about, "Which knob matters", 2)
-    heights = range(len(mine))
-    for y, row in zip(heights, mine, strict=True):
+    figure, (left, right) = _figure(1.4 + 0.27 * len(rows), about, "Which knob matters", 2)
+    for y, row in enumerate(rows):
         colour, marker = STYLES[row["knob"]]
         style = {"color": colour, "marker": marker, "capsize": 3, "markersize": 6}
         left.errorbar(_percent(row), y, xerr=[[end] for end in _reach(row)], **style)
         right.errorbar(row["l2"], y, xerr=_error(row), **style)
         if row["name"] == DEFAULTS:
-            left.axvline(_percent(row), color=GREY, linewidth=0.8, linestyle=":")
-            right.axvline(row["l2"], color=GREY, linewidth=0.8, linestyle=":")
-    left.set_yticks(heights, [row["label"] for row in mine])
-    right.set_yticks(heights, [])
+            for axes, value in ((left, _percent(row)), (right, row["l2"])):
+                axes.axvline(value, color=GREY, linewidth=0.8, linestyle=":")
+    left.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    right.set_yticks(range(len(rows)), [])
     left.set_xlim(-3, 103)
-    left.set_xlabel("within eps, % (95 % Wilson interval)")
-    right.set_xlabel("mean L2 (± standard error), log scale")
+    left.set_xlabel(SHARE)
+    right.set_xlabel(f"{L2}, log scale")
     _logarithmic(right, "x")
-    _eps_line(right.axvline, mine)
+    _eps_line(right.axvline, rows)
     for axes in (left, right):
-        axes.set_ylim(-0.7, len(mine) - 0.3)
-        axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
-    right.legend(loc="best", fontsize=9)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.grid(axis="x")
+    right.legend(loc="best")
     return figure
 
 
 def steps_plot(rows: list[dict], about: str) -> Figure | None:
     """Share within eps and mean L2 over the number of steps."""
-    mine = [row for row in rows if row["knob"] == "steps" or row["name"] == DEFAULTS]
-    mine.sort(key=lambda row: row["steps"])
-    if len(mine) < 2:
+    rows = [row for row in rows if row["knob"] == "steps" or row["name"] == DEFAULTS]
+    rows.sort(key=lambda row: row["steps"])
+    if len(rows) < 2:
         return None
     figure, (left, right) = _figure(3.9, about, "More steps come closer", 2)
-    steps = [row["steps"] for row in mine]
+    steps = [row["steps"] for row in rows]
     style = {"color": BLUE, "marker": "o", "capsize": 4, "linewidth": 1.8}
-    reach = list(zip(*map(_reach, mine), strict=True))
-    left.errorbar(steps, list(map(_percent, mine)), yerr=reach, **style)
-    right.errorbar(steps, [row["l2"] for row in mine], yerr=list(map(_error, mine)), **style)
+    reach = list(zip(*map(_reach, rows), strict=True))
+    left.errorbar(steps, list(map(_percent, rows)), yerr=reach, **style)
+    right.errorbar(steps, [row["l2"] for row in rows], yerr=list(map(_error, rows)), **style)
     left.set_ylim(-3, 103)
-    left.set_ylabel("within eps, % (95 % Wilson interval)")
+    left.set_ylabel(SHARE)
     right.set_ylim(bottom=0)
-    right.set_ylabel("mean L2 (± standard error)")
-    _eps_line(right.axhline, mine)
-    right.legend(fontsize=9)
+    right.set_ylabel(L2)
+    _eps_line(right.axhline, rows)
+    right.legend()
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, [str(number) for number in steps])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("steps of a search, log scale")
-        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.grid()
     return figure
 
 
 def naturalness_plot(rows: list[dict], about: str) -> Figure | None:
     """GEOCROSS against L2, a point per experiment: near the origin is best."""
-    mine = [row for row in rows if not row["degrade"] and row["geocross"] is not None]
-    if len(mine) < 2:
+    rows = [row for row in rows if not row["degrade"] and row["geocross"] is not None]
+    if len(rows) < 2:
         return None
     figure, (axes,) = _figure(6.2, about, "Naturalness against consistency", 1)
-    for row in mine:
+    for row in rows:
         colour, marker = STYLES[row["knob"]]
         size = 150 if row["name"] == DEFAULTS else 48
         axes.scatter(row["geocross"], row["l2"], size, colour, marker=marker, zorder=3)
     axes.set_xscale("symlog", linthresh=1, linscale=0.6)  # one latent for all layers has 0
-    axes.set_xlim(-0.25, 2.2 * max(2, *(row["geocross"] for row in mine)))
+    axes.set_xlim(-0.25, 2.2 * max(2, *(row["geocross"] for row in rows)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _logarithmic(axes, "y")
-    _eps_line(axes.axhline, mine)
+    _eps_line(axes.axhline, rows)
     axes.set_xlabel("mean GEOCROSS, log scale from 1 (left: latents agree, more natural)")
     axes.set_ylabel("mean L2, log scale (below: closer to the LR)")
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.legend(loc="best", fontsize=9)
-    _label(figure, axes, [(row["geocross"], row["l2"], row["label"]) for row in mine])
+    axes.grid()
+    axes.legend(loc="best")
+    _label(figure, axes, [(row["geocross"], row["l2"], row["label"]) for row in rows])
     return figure
 
 
 def robustness_plot(rows: list[dict], about: str) -> Figure | None:
     """Bars per degradation: how far its LR, and the results, lie from the clean LR."""
-    mine = [row for row in rows if row["degrade"] or row["name"] == DEFAULTS]
-    mine = [row for row in mine if row.get("clean_l2") is not None]
-    if not any(row["degrade"] for row in mine):
+    rows = [row for row in rows if row["degrade"] or row["name"] == DEFAULTS]
+    rows = [row for row in rows if row.get("clean_l2") is not None]
+    if not any(row["degrade"] for row in rows):
         return None
     figure, (axes,) = _figure(4.2, about, "Robustness to degraded input", 1)
     bars = (
@@ -159,30 +166,24 @@ def robustness_plot(rows: list[dict], about: str) -> Figure | None:
     )
     width = 0.8 / len(bars)
     for i, (key, label, colour, hatch) in enumerate(bars):
-        xs = [x + (i - 1) * width for x in range(len(mine))]
-        drawn = axes.bar(
-            xs, [row[key] for row in mine], width, color=colour, label=label, hatch=hatch,
-            edgecolor="white",
-        )  # fmt: skip
-        axes.bar_label(drawn, [f"{1000 * row[key]:.1f}" for row in mine], padding=2, fontsize=8.5)
-    axes.set_xticks(range(len(mine)), [row["degrade"] or "none" for row in mine])
+        xs, values = [x + (i - 1) * width for x in range(len(rows))], [row[key] for row in rows]
+        style = {"color": colour, "label": label, "hatch": hatch, "edgecolor": "white"}
+        drawn = axes.bar(xs, values, width, **style)
+        axes.bar_label(drawn, [f"{1000 * l2:.1f}" for l2 in values], padding=2, fontsize=8.5)
+    axes.set_xticks(range(len(rows)), [row["degrade"] or "none" for row in rows])
     axes.set_xlabel("degradation of the LR (align_face.py -degrade)")
     axes.set_ylabel("mean L2 (numbers at the bars: thousandths)")
     axes.margins(y=0.12)
-    _eps_line(axes.axhline, mine)
-    axes.legend(fontsize=9)
+    _eps_line(axes.axhline, rows)
+    axes.legend()
     return figure
 
 
 def _figure(height: float, about: str, title: str, columns: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure((WIDTH, height), DPI, layout="constrained")
+    figure = Figure((WIDTH, height))
     FigureCanvasAgg(figure)
     figure.suptitle(f"{title}\n{about}", fontsize=12)
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.set_axisbelow(True)
-    return figure, axes
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _percent(row: dict) -> float:
@@ -208,7 +209,7 @@ def _eps_line(draw: Callable, rows: list[dict]) -> None:
 
 def _logarithmic(axes: Axes, axis: str) -> None:
     """A logarithmic axis whose ticks are numbers such as 0.002, not powers."""
-    getattr(axes, f"set_{axis}scale")("log")
+    axes.set(**{f"{axis}scale": "log"})
     ticks = getattr(axes, f"{axis}axis")
     shown = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
     ticks.set_major_formatter(shown)
@@ -221,20 +222,15 @@ def _label(figure: Figure, axes: Axes, points: list[tuple[float, float, str]]) -
     renderer = figure.canvas.get_renderer()
     at = [axes.transData.transform(point[:2]) for point in points]
     inside, taken = axes.get_window_extent(renderer), []
+    line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
     for x, y, text in points:
         for dx, dy in PLACES:
+            ha = "left" if dx > 0 else "right" if dx < 0 else "center"
+            far = abs(dx) + abs(dy) > 12
             label = axes.annotate(
-                text,
-                (x, y),
-                (dx, dy),
-                textcoords="offset points",
-                fontsize=9,
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
-                if abs(dx) + abs(dy) > 12
-                else None,
-            )
+                text, (x, y), (dx, dy), textcoords="offset points", fontsize=9, ha=ha, va="center",
+                arrowprops=line if far else None,
+            )  # fmt: skip
             label.update_positions(renderer)
             words = Text.get_window_extent(label, renderer)  # without the line to the point
             free = not any(words.overlaps(other) for other in taken)
