@@ -251,7 +251,7 @@ def write_all(args: argparse.Namespace, rows: list[dict], side: int) -> list[Pat
     parts = [f"# Which knob matters\n\n{told} {ablation.NOTE}\n"]
     parts += [tables.as_markdown(main)] if main else []
     if robustness:
-        parts += [f"## Robustness\n\n{ablation.ROBUSTNESS_NOTE}\n", tables.as_markdown(robustness)]
+        parts += [ablation.ROBUSTNESS, tables.as_markdown(robustness)]
     texts = {
         "experiments.json": tables.as_json({"about": told, "experiments": rows}),
         "experiments.md": "\n".join(parts),

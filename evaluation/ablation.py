@@ -1,4 +1,4 @@
-"""Which settings experiments.py tries, and tables of what came of each.
+"""Which settings experiments.py tries, what is measured of each, and tables of that.
 
     for experiment in experiments(num_layers=10): ...
     row = figures(experiment, Path("experiments/steps-200"), LR, None, problems)
@@ -20,13 +20,33 @@ from statistics import fmean
 from cli.errors import UserError
 from cli.progress import some
 from evaluation import metrics, tables
+from evaluation.intervals import share_of
 from evaluation.per_image import Evaluation
 from evaluation.results import PictureFolder, Problems, read_results
 from search_settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 
 DEFAULTS = "defaults"
-STEPS = (50, 200, 400)
-LOSSES = ("100*L2", "100*L2+0.01*GEOCROSS", "100*L2+0.2*GEOCROSS")
+KNOBS = (  # name, knob, label and flags of every experiment on the LR; {} is the number of layers
+    (DEFAULTS, "", DEFAULTS, ""),
+    ("steps-50", "steps", "50 steps", "-steps 50"),
+    ("steps-200", "steps", "200 steps", "-steps 200"),
+    ("steps-400", "steps", "400 steps", "-steps 400"),
+    ("schedule-linear1cycle", "schedule", "schedule linear1cycle", "-lr_schedule linear1cycle"),
+    ("schedule-fixed", "schedule", "schedule fixed", "-lr_schedule fixed"),
+    ("learning-rate-0.2", "learning rate", "learning rate 0.2", "-learning_rate 0.2"),
+    ("learning-rate-0.8", "learning rate", "learning rate 0.8", "-learning_rate 0.8"),
+    ("optimiser-adamax", "optimiser", "adamax", "-opt_name adamax"),
+    ("optimiser-sgdm", "optimiser", "sgdm", "-opt_name sgdm"),
+    ("optimiser-sgd", "optimiser", "sgd", "-opt_name sgd"),
+    ("noise-all", "noise", "all {} noise maps searched", "-num_trainable_noise_layers {}"),
+    ("noise-fixed", "noise", "noise fixed", "-noise_type fixed"),
+    ("noise-zero", "noise", "noise zero", "-noise_type zero"),
+    ("tile-latent", "latents", "one latent for all layers", "-tile_latent"),
+    ("geocross-0", "GEOCROSS", "GEOCROSS weight 0", "-loss_str 100*L2"),
+    ("geocross-0.01", "GEOCROSS", "GEOCROSS weight 0.01", "-loss_str 100*L2+0.01*GEOCROSS"),
+    ("geocross-0.2", "GEOCROSS", "GEOCROSS weight 0.2", "-loss_str 100*L2+0.2*GEOCROSS"),
+    ("eps-0.001", "eps", "eps 0.001", "-eps 0.001"),
+)
 DEGRADATIONS = ("gaussian:25", "gaussian:50", "saltpepper:0.05", "motion:100")  # the paper's
 
 
@@ -34,14 +54,14 @@ DEGRADATIONS = ("gaussian:25", "gaussian:50", "saltpepper:0.05", "motion:100")  
 class Experiment:
     """One run of run.py over the whole folder.
 
-    name: of its folder; knob: what is changed, "" for nothing; flags: of run.py, beside the common
-    ones; label: what a plot calls it; degrade: what align_face.py did to its LR.
+    name: of its folder; knob: what is changed, "" for nothing; label: what a plot calls it; flags:
+    of run.py, beside the common ones; degrade: what align_face.py did to its LR.
     """
 
     name: str
-    knob: str = ""
+    knob: str
+    label: str
     flags: tuple[str, ...] = ()
-    label: str = ""
     degrade: str = ""
 
     @property
@@ -60,33 +80,14 @@ def experiments(num_layers: int, robustness: bool) -> list[Experiment]:
     """The defaults first, then each value of each knob, for a generator of so many layers; with
     `robustness` each degradation.
     """
-    found = [Experiment(DEFAULTS, label=DEFAULTS)]
-
-    def add(name: str, knob: str, label: str, *flags) -> None:
-        found.append(Experiment(name, knob, tuple(map(str, flags)), label))
-
-    for steps in STEPS:
-        add(f"steps-{steps}", "steps", f"{steps} steps", "-steps", steps)
-    for schedule in ("linear1cycle", "fixed"):
-        add(f"schedule-{schedule}", "schedule", f"schedule {schedule}", "-lr_schedule", schedule)
-    for rate in (0.2, 0.8):
-        label = f"learning rate {rate}"
-        add(f"learning-rate-{rate}", "learning rate", label, "-learning_rate", rate)
-    for name in ("adamax", "sgdm", "sgd"):
-        add(f"optimiser-{name}", "optimiser", name, "-opt_name", name)
-    if num_layers > DEFAULT_TRAINABLE_NOISE_LAYERS:
-        flags = "-num_trainable_noise_layers", num_layers
-        add("noise-all", "noise", f"all {num_layers} noise maps searched", *flags)
-    for kind in ("fixed", "zero"):
-        add(f"noise-{kind}", "noise", f"noise {kind}", "-noise_type", kind)
-    add("tile-latent", "latents", "one latent for all layers", "-tile_latent")
-    for loss in LOSSES:
-        weight = loss.partition("+")[2].partition("*")[0] or "0"
-        add(f"geocross-{weight}", "GEOCROSS", f"GEOCROSS weight {weight}", "-loss_str", loss)
-    add("eps-0.001", "eps", "eps 0.001", "-eps", "0.001")
+    tried = [
+        Experiment(name, knob, label.format(num_layers), tuple(flags.format(num_layers).split()))
+        for name, knob, label, flags in KNOBS
+        if name != "noise-all" or num_layers > DEFAULT_TRAINABLE_NOISE_LAYERS
+    ]
     for kind in DEGRADATIONS if robustness else ():
-        found.append(Experiment(kind.replace(":", "-"), label=kind, degrade=kind))
-    return found
+        tried.append(Experiment(kind.replace(":", "-"), "", kind, degrade=kind))
+    return tried
 
 
 def figures(
@@ -98,16 +99,15 @@ def figures(
 ) -> dict | None:
     """What evaluate.py says of the results in `runs`, in one row; None where there is none.
 
-    lr: the LR that they were made from; clean: the same before they were degraded. Raises: OSError
-    where `runs` cannot be read.
+    lr: the LR that they were made from; clean: the same before they were degraded. Raises:
+    UserError where `runs` cannot be read.
     """
     evaluation = Evaluation(problems, lr, clean=clean)
-    for results in read_results(runs, problems).values():
+    for results in read_results(runs, problems):
         evaluation.measure(results)
     if not evaluation.rows:
         return None
-    summary = {row["row"]: row for row in tables.summary(evaluation.rows, evaluation.diversity)}
-    records, files = summary["PULSE, records"], summary["PULSE, PNG files"]
+    records, files, *_ = tables.by_method(evaluation.rows, evaluation.diversity)
     pulse = [row for row in evaluation.rows if row["method"] == "PULSE"]
     row = {
         **{key: getattr(experiment, key) for key in ("name", "knob", "label", "degrade", "steps")},
@@ -117,12 +117,12 @@ def figures(
         "niqe": files["niqe"],
     }
     if clean is not None:
-        held = [line for line in pulse if line.get("clean_l2") is not None]
+        measured = [line for line in pulse if line.get("clean_l2") is not None]
         row |= {
-            "damage": _damage({line["input"] for line in held}, lr, clean),
+            "damage": _damage({line["input"] for line in measured}, lr, clean),
             "clean_l2": files["clean_l2"],
             "clean_psnr": files["clean_psnr"],
-            "clean_within_eps": tables.share_of([line["clean_l2"] <= line["eps"] for line in held]),
+            "clean_within_eps": share_of([line["clean_l2"] <= line["eps"] for line in measured]),
         }
     return row
 
@@ -140,8 +140,8 @@ def side_of(lr: PictureFolder) -> int:
         with suppress(UserError):  # run.py names it
             sides.add(lr.read(name).width)
     if len(sides) != 1:
-        there = f"there are {', '.join(map(str, sorted(sides)))}" if sides else "none can be read"
-        raise UserError(f"{lr.told}: all pictures must have one size, but {there}: sort them")
+        which = f"there are {', '.join(map(str, sorted(sides)))}" if sides else "none can be read"
+        raise UserError(f"{lr.label}: all pictures must have one size, but {which}: sort them")
     return sides.pop()
 
 
@@ -149,17 +149,17 @@ def require_same(lr: PictureFolder, others: PictureFolder) -> None:
     """Raises: UserError, one sentence, where pictures of `lr` are missing from `others` or have
     other pixels there.
     """
-    strange = []
+    different = []
     for name in lr.by_name:
         try:
             if lr.read(name).tobytes() == others.read(name).tobytes():
                 continue
         except UserError:
             pass
-        strange.append(name)
-    if strange:
+        different.append(name)
+    if different:
         raise UserError(
-            f"{lr.told}: {some(strange)}: not what align_face.py -mode resize makes of a "
+            f"{lr.label}: {some(different)}: not what align_face.py -mode resize makes of a "
             f"photograph in -hr_dir: make the LR so, or leave -hr_dir out"
         )
 
@@ -170,21 +170,20 @@ NOTE = (
     "Wilson's, SE is the standard error of the mean. L2: smaller is closer to the LR. GEOCROSS: "
     "smaller is more natural, 0 where all layers have one latent."
 )
-ROBUSTNESS_NOTE = (
+ROBUSTNESS = (
+    "## Robustness\n\n"
     "The defaults, on degraded LR (`align_face.py -mode resize -degrade`). Figures to the clean LR "
     "are of the 8-bit pictures, as of `evaluate.py -clean`; they are to be held against how far "
-    "the degraded LR itself lies from the clean one."
+    "the degraded LR itself lies from the clean one.\n"
 )
-SHOW = {title: show for _, title, show in tables.HEADER}  # how evaluate.py's tables show a figure
 COMMON = (
-    ("within_eps", "within eps", SHOW["within eps"]),
-    ("within_eps", "share, 95 % interval", SHOW["share, 95 % interval"]),
-    ("l2", "mean L2", lambda value: f"{value:.5f}"),
-    ("l2_error", "SE", lambda value: f"{value:.5f}"),
-    ("worst_l2", "worst L2", lambda value: f"{value:.5f}"),
-    ("geocross", "GEOCROSS", lambda value: f"{value:.1f}"),
-    ("niqe", "NIQE", SHOW["NIQE"]),
-    ("seconds", "seconds a picture", lambda value: f"{value:.1f}"),
+    *tables.WITHIN_EPS,
+    ("l2", "mean L2", "{:.5f}".format),
+    ("l2_error", "SE", "{:.5f}".format),
+    ("worst_l2", "worst L2", "{:.5f}".format),
+    ("geocross", "GEOCROSS", "{:.1f}".format),
+    ("niqe", "NIQE", "{:.2f}".format),
+    ("seconds", "seconds a picture", "{:.1f}".format),
 )
 KNOB_HEADER = (
     ("knob", "knob", str),
@@ -193,25 +192,28 @@ KNOB_HEADER = (
 )
 ROBUSTNESS_HEADER = (
     ("degrade", "`-degrade`", lambda degrade: f"`{degrade}`" if degrade else "none"),
-    ("damage", "L2 of degraded to clean LR", lambda value: f"{value:.5f}"),
+    ("damage", "L2 of degraded to clean LR", "{:.5f}".format),
     *COMMON[:4],
-    ("clean_l2", "mean L2 to clean LR", lambda value: f"{value:.5f}"),
-    ("clean_psnr", "PSNR to clean LR", SHOW["PSNR clean"]),
-    ("clean_within_eps", "within eps of clean LR", SHOW["within eps"]),
-    ("geocross", "GEOCROSS", SHOW["GEOCROSS"]),
+    ("clean_l2", "mean L2 to clean LR", "{:.5f}".format),
+    ("clean_psnr", "PSNR to clean LR", "{:.2f}".format),
+    ("clean_within_eps", "within eps of clean LR", tables.WITHIN_EPS[0][2]),
+    ("geocross", "GEOCROSS", "{:.2f}".format),
 )
 
 
 def knob_table(rows: list[dict]) -> list[list[str]]:
     """The defaults and every knob; a knob is named in its first row only."""
-    mine = [row | {"knob": row["knob"] or "the defaults"} for row in rows if not row["degrade"]]
-    told = set()
-    for row in mine:
-        row["knob"] = "" if row["knob"] in told else told.add(row["knob"]) or row["knob"]
-    return tables.cells(mine, KNOB_HEADER) if mine else []
+    table, knob = [], None
+    for row in rows:
+        if row["degrade"]:
+            continue
+        name = row["knob"] or "the defaults"
+        table.append(row | {"knob": "" if name == knob else name})
+        knob = name
+    return tables.cells(table, KNOB_HEADER) if table else []
 
 
 def robustness_table(rows: list[dict]) -> list[list[str]]:
     """The defaults on clean LR, then each degradation; empty where none was measured."""
-    mine = [row for row in rows if row["degrade"] or row["name"] == DEFAULTS]
-    return tables.cells(mine, ROBUSTNESS_HEADER) if any(row["degrade"] for row in mine) else []
+    table = [row for row in rows if row["degrade"] or row["name"] == DEFAULTS]
+    return tables.cells(table, ROBUSTNESS_HEADER) if any(row["degrade"] for row in table) else []

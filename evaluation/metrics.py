@@ -3,18 +3,20 @@
     consistency(HR, LR)          # mean squared difference of DS(HR) and LR
     psnr(consistency(HR, LR))    # in dB, infinite where nothing differs
 
-Pictures are tensors (3, h, w) with values in [0, 1]. SSIM, LPIPS and NIQE are other people's
-programs: each is loaded at its first use, and left out, with one sentence, where it cannot be had.
+Pictures are tensors (3, h, w) with values in [0, 1]. SSIM, LPIPS and NIQE are computed by other
+packages: each is loaded at its first use, and left out, with one sentence, where it is missing.
 Nothing is ever downloaded.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -24,12 +26,10 @@ from PIL import Image
 from torch import Tensor
 
 from bicubic import BicubicDownSample
+from cli.errors import UserError
 
 # Smaller differences are what float64 arithmetic leaves of equal pixels.
 ROUNDING = 1e-9
-
-
-# ---------------------------------------------------------------- pictures
 
 
 def pixels(picture: Image.Image) -> Tensor:
@@ -47,11 +47,11 @@ def mean_square(a: Tensor, b: Tensor) -> float:
 def consistency(HR: Tensor, LR: Tensor) -> float:
     """The L2 of PULSE: the mean squared difference of DS(HR), not clamped, and LR.
 
-    HR (3, S, S), LR (3, h, h). Raises: ValueError, one sentence, where HR is no multiple of LR.
+    HR (3, S, S), LR (3, h, h). Raises: UserError where HR is no multiple of LR.
     """
     factor = HR.shape[-1] // LR.shape[-1]
     if HR.shape[-2:] != (factor * LR.shape[-2], factor * LR.shape[-1]) or factor < 2:
-        raise ValueError(
+        raise UserError(
             f"it is {HR.shape[-1]}×{HR.shape[-2]}, no multiple of the LR's "
             f"{LR.shape[-1]}×{LR.shape[-2]}"
         )
@@ -68,52 +68,45 @@ def rmse(a: Tensor, b: Tensor) -> float:
     return math.sqrt(mean_square(a, b))
 
 
-def mean_over_pairs(pictures: Sequence[Image.Image], distance: Callable) -> float | None:
+def mean_over_pairs(pictures: Iterable[Image.Image], distance: Callable) -> float | None:
     """The mean of distance(a, b), of `pixels`, over all pairs of pictures: their diversity.
 
     None where there is no pair, or `distance` gives None.
     """
-    found = []
+    distances = []
     for a, b in itertools.combinations(pictures, 2):
         if (value := distance(pixels(a), pixels(b))) is None:
             return None
-        found.append(value)
-    return fmean(found) if found else None
+        distances.append(value)
+    return fmean(distances) if distances else None
 
 
-# ---------------------------------------------------------------- other people's measures
+class ExternalMetric:
+    """A metric of another package. Call it with pictures: a number, or None where it is left out.
 
-
-class Missing(Exception):
-    """A measure cannot be had here: what is missing, and what to do, as the end of a sentence."""
-
-
-class Borrowed:
-    """A measure of another package. Call it with pictures: a number, or None where it is left out.
-
-    title: as tables show it. least: the smallest side of a picture that it can judge. load: gives
-    the measure, and the name and version of what made it.
+    title: as tables show it. min_side: the smallest side of a picture that it can judge. load:
+    returns the function, and the name and version of what computes it.
     """
 
-    def __init__(self, title: str, least: int, load: Callable[[], tuple[Callable, str]]):
-        self.title, self.least, self.load = title, least, load
-        self.measure: Callable | None = None
+    def __init__(self, title: str, min_side: int, load: Callable[[], tuple[Callable, str]]):
+        self.title, self.min_side, self.load = title, min_side, load
+        self.function: Callable | None = None
         self.made_by = ""  # package and version, once it was used
         self.failure = ""  # why it cannot be used at all
         self.too_small = self.no_number = 0  # pictures, or pairs, that it could not judge
 
     def __call__(self, *pictures: Tensor) -> float | None:
-        if min(pictures[0].shape[-2:]) < self.least:
+        if min(pictures[0].shape[-2:]) < self.min_side:
             self.too_small += 1
             return None
         if self.failure:
             return None
         try:
-            if self.measure is None:
-                self.measure, self.made_by = self.load()
+            if self.function is None:
+                self.function, self.made_by = self.load()
             with torch.inference_mode():
-                value = float(self.measure(*(picture[None].float() for picture in pictures)))
-        except Missing as error:
+                value = float(self.function(*(picture[None].float() for picture in pictures)))
+        except UserError as error:
             self.failure = str(error)
         except Exception as error:  # another package may break in any way
             why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
@@ -130,89 +123,80 @@ class Borrowed:
         if self.failure:
             return f"{self.title} is left out: {self.failure}."
         if self.too_small:
-            return f"{self.title} is left out for pictures of less than {self.least} pixels."
+            return f"{self.title} is left out for pictures of less than {self.min_side} pixels."
         return f"{self.title} gave no number {self.no_number} times." if self.no_number else ""
 
 
-def ssim() -> Borrowed:
+def ssim() -> ExternalMetric:
     """SSIM of two pictures (Wang et al., 2004; Gaussian window of 11 pixels), by torchmetrics."""
 
     def load():
-        _require_torchmetrics()
+        version = _require("torchmetrics")
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        def measure(a, b):
-            return structural_similarity_index_measure(a, b, data_range=1.0)
+        return partial(structural_similarity_index_measure, data_range=1.0), version
 
-        return measure, _version("torchmetrics")
-
-    return Borrowed("SSIM", 11, load)
+    return ExternalMetric("SSIM", 11, load)
 
 
-def lpips() -> Borrowed:
+def lpips() -> ExternalMetric:
     """LPIPS of two pictures (Zhang et al., 2018; AlexNet), by torchmetrics, where the weights of
     torchvision's AlexNet lie in torch.hub's cache.
     """
 
     def load():
-        _require_torchmetrics()
+        version = _require("torchmetrics")
         from torchvision.models import AlexNet_Weights
 
         url = AlexNet_Weights.DEFAULT.url
-        require_file(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/")[-1], url)
+        _require_file(Path("checkpoints", url.rsplit("/")[-1]), url)
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
 
-        def measure(a, b):
+        def distance(a, b):
             metric.reset()
             return metric(a, b)
 
-        return measure, f"AlexNet, {_version('torchmetrics')}"
+        return distance, f"AlexNet, {version}"
 
-    return Borrowed("LPIPS", 31, load)  # AlexNet's second pooling needs 3×3 of its first
+    return ExternalMetric("LPIPS", 31, load)  # AlexNet's second pooling needs 3×3 of its first
 
 
-def niqe() -> Borrowed:
+def niqe() -> ExternalMetric:
     """NIQE of one picture (Mittal et al., 2013), by pyiqa, where its parameters lie in torch.hub's
     cache.
     """
 
     def load():
-        try:
-            import pyiqa
-        except ModuleNotFoundError as error:
-            if error.name != "pyiqa":
-                raise
-            raise Missing("the package pyiqa is not installed (pip install pyiqa)") from None
+        version = _require("pyiqa")
+        import pyiqa
+
         name = "niqe_modelparameters.mat"
-        require_file(
-            Path(torch.hub.get_dir()) / "pyiqa" / name,
-            f"https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/{name}",
-        )
-        return pyiqa.create_metric("niqe", device=torch.device("cpu")), _version("pyiqa")
+        source = f"https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/{name}"
+        _require_file(Path("pyiqa", name), source)
+        return pyiqa.create_metric("niqe", device=torch.device("cpu")), version
 
-    return Borrowed("NIQE", 192, load)  # 2×2 blocks of 96 pixels: of one there is no covariance
+    return ExternalMetric("NIQE", 192, load)  # 2×2 blocks of 96 pixels: of one no covariance
 
 
-def require_file(path: Path, source: str) -> None:
-    """Raises: Missing, saying where the file belongs and where it is from."""
-    if not path.is_file():
-        raise Missing(f"{path} is missing, and nothing is downloaded: fetch it from {source}")
-
-
-def _require_torchmetrics() -> None:
+def _require(package: str) -> str:
+    """Import it; returns its name and version. Raises: UserError where it is missing."""
     try:
-        import torchmetrics  # noqa: F401
+        importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != "torchmetrics":
+        if error.name != package:
             raise
-        reason = "the package torchmetrics is not installed (pip install torchmetrics)"
-        raise Missing(reason) from None
-
-
-def _version(package: str) -> str:
+        what = f"the package {package} is not installed (pip install {package})"
+        raise UserError(what) from None
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
         return f"{package} of unknown version"
+
+
+def _require_file(name: Path, source: str) -> None:
+    """Raises: UserError where `name` is missing in torch.hub's folder."""
+    path = Path(torch.hub.get_dir()) / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing, and nothing is downloaded: fetch it from {source}")

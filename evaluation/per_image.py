@@ -1,9 +1,7 @@
-"""Results measured one input at a time, so that memory stays as it is.
+"""Results measured one input at a time, so that memory does not grow with their number.
 
-    problems = Problems()
-    by_input = read_results(Path("runs"), problems)
     evaluation = Evaluation(problems, lr=PictureFolder(Path("input"), "-input_dir"))
-    for results in by_input.values():
+    for results in read_results(Path("runs"), problems):
         evaluation.measure(results)
 
 `evaluation.rows` then has the figures of every result, and of the nearest and bicubic enlargement
@@ -13,11 +11,13 @@ same. Nothing is written.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from PIL import Image
 
 from cli.errors import UserError
 from evaluation import metrics
-from evaluation.results import FROM_RECORD, PictureFolder, Problems, Result
+from evaluation.results import OPTIONAL, PictureFolder, Problems, Result
 from imaging.pictures import read_picture
 from runner.jobs import pixels_sha256
 
@@ -25,7 +25,6 @@ CHANGED = (
     "it is another picture than the one that the results were made from: name the folder of that "
     "run's input"
 )
-
 # What a row can have, in the order of the CSV file. `l2` and what follows are of the 8-bit file,
 # the figures that begin with `record_` of the picture as the search had it.
 COLUMNS = (
@@ -35,98 +34,97 @@ COLUMNS = (
 )
 
 
+@dataclass
 class Evaluation:
     """The figures of results, input by input: call `measure` with the results of each.
 
     lr, hr, clean: where the LR inputs, the true HR and the undegraded LR are; None where they are
-    not to be had. groups: input's file name → group.
+    not known. groups: input's file name → group.
     """
 
-    def __init__(
-        self,
-        problems: Problems,
-        lr: PictureFolder | None = None,
-        hr: PictureFolder | None = None,
-        clean: PictureFolder | None = None,
-        groups: dict[str, str] | None = None,
-    ):
-        self.problems, self.lr, self.hr, self.clean = problems, lr, hr, clean
-        self.groups = groups or {}
+    problems: Problems
+    lr: PictureFolder | None = None
+    hr: PictureFolder | None = None
+    clean: PictureFolder | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)  # keys of COLUMNS; what is unknown is missing
+    diversity: list[dict] = field(default_factory=list)  # of inputs with several results
+
+    def __post_init__(self):
         self.ssim, self.lpips, self.niqe = metrics.ssim(), metrics.lpips(), metrics.niqe()
-        self.rows: list[dict] = []  # the keys are of COLUMNS; what was not measured is missing
-        self.diversity: list[dict] = []  # input, results, rmse, lpips: of inputs with duplicates
 
     def measure(self, results: list[Result]) -> None:
         """All results of one input, and the enlargements of its LR."""
-        pictures: list[tuple[Result, Image.Image]] = []
+        pictures: dict[Result, Image.Image] = {}
         for result in results:
             try:
-                pictures.append((result, read_picture(result.place)))
+                pictures[result] = read_picture(result.path)
             except UserError as error:
-                self.problems.add(f"left out, {error}", result.place.name)
+                self.problems.add(f"left out, {error}", result.path.name)
         if not pictures:
             return
-        size = pictures[0][1].size
-        first = pictures[0][0]
+        first, size = next((result, picture.size) for result, picture in pictures.items())
         LR = self.read_lr(first)
-        clean = self._read(self.clean, first.input, LR.size if LR else None)
+        clean = self._read(self.clean, first.input, LR and LR.size)
         true = self._read(self.hr, first.input, size)
-        for result, picture in pictures:
+        for result, picture in pictures.items():
             row = {
                 "method": "PULSE",
-                "name": result.place.stem,
+                "name": result.path.stem,
                 "record_l2": result.l2,
                 "record_within_eps": result.within_eps,
                 "steps": result.steps,
-                **{key: getattr(result, key) for key in FROM_RECORD},
+                **{key: getattr(result, key) for key in OPTIONAL},
             }
-            self._keep(row, result, picture, LR, clean, true)
+            self._add_row(row, result, picture, LR, clean, true)
         if LR is not None:
             for method, resample in (("nearest", Image.NEAREST), ("bicubic", Image.BICUBIC)):
                 enlarged = LR.resize(size, resample)
-                self._keep({"method": method}, first, enlarged, LR, clean, true)
+                self._add_row({"method": method}, first, enlarged, LR, clean, true)
         if true is not None:
-            self._keep({"method": "true HR"}, first, true, LR, clean, None)
-        if len({picture.size for _, picture in pictures}) == 1 < len(pictures):
-            alone = [picture for _, picture in pictures]
+            self._add_row({"method": "true HR"}, first, true, LR, clean, None)
+        if len({picture.size for picture in pictures.values()}) == 1 < len(pictures):
             self.diversity.append(
                 {
                     "input": first.input,
-                    "results": len(alone),
-                    "rmse": metrics.mean_over_pairs(alone, metrics.rmse),
-                    "lpips": metrics.mean_over_pairs(alone, self.lpips),
+                    "results": len(pictures),
+                    "rmse": metrics.mean_over_pairs(pictures.values(), metrics.rmse),
+                    "lpips": metrics.mean_over_pairs(pictures.values(), self.lpips),
                 }
             )
 
     def read_lr(self, result: Result) -> Image.Image | None:
         """The input of a result; None, and a problem, where it is missing or another picture."""
-        LR = self._read(self.lr, result.input, None)
+        LR = self._read(self.lr, result.input)
         if LR is not None and pixels_sha256(LR) != result.pixels:
-            self.problems.add(f"{self.lr.told}: {CHANGED}", result.input)
+            self.problems.add(f"{self.lr.label}: {CHANGED}", result.input)
             return None
         return LR
 
-    def borrowed(self) -> list[str]:
-        """What made SSIM, LPIPS and NIQE, and why some of it is missing: sentences."""
-        measures = (self.ssim, self.lpips, self.niqe)
-        made_by = [f"{each.title}: {each.made_by}." for each in measures if each.made_by]
-        return made_by + [each.left_out for each in measures if each.left_out]
+    def notes(self) -> list[str]:
+        """What computed SSIM, LPIPS and NIQE, and why some of it is missing: sentences."""
+        external = (self.ssim, self.lpips, self.niqe)
+        made_by = [f"{each.title}: {each.made_by}." for each in external if each.made_by]
+        return made_by + [each.left_out for each in external if each.left_out]
 
-    def _read(self, folder: PictureFolder | None, name: str, size) -> Image.Image | None:
+    def _read(self, folder: PictureFolder | None, name: str, size=None) -> Image.Image | None:
+        """The picture that belongs to an input; None, and a problem, where it cannot be used: also
+        of another size than `size`, (width, height), where that is given.
+        """
         if folder is None:
             return None
         try:
             picture = folder.read(name)
             if size is not None and picture.size != size:
-                here, there = (f"{width}×{height}" for width, height in (picture.size, size))
-                raise UserError(f"it is {here}, and must be {there}: align_face.py -output_size")
+                actual, needed = (f"{width}×{height}" for width, height in (picture.size, size))
+                raise UserError(f"it is {actual}, and must be {needed}: align_face.py -output_size")
         except UserError as error:
-            self.problems.add(f"{folder.told}: {error}", name)
+            self.problems.add(f"{folder.label}: {error}", name)
             return None
         return picture
 
-    def _keep(self, row: dict, result: Result, picture, LR, clean, true) -> None:
-        """Add the figures of `picture`, and the row to the others."""
+    def _add_row(self, row: dict, result: Result, picture, LR, clean, true) -> None:
+        """Add the figures of `picture` to `row`, and the row to the others."""
         row |= {"input": result.input, "eps": result.eps}
         if result.input in self.groups:
             row["group"] = self.groups[result.input]
@@ -138,8 +136,8 @@ class Evaluation:
                     row[f"{prefix}psnr"] = metrics.psnr(l2)
             if LR is not None:
                 row["within_eps"] = row["l2"] <= result.eps
-        except ValueError as error:
-            self.problems.add(f"not held against its LR, {error}", result.place.name)
+        except UserError as error:
+            self.problems.add(f"not held against its LR, {error}", result.path.name)
         if true is not None and true.size == picture.size:
             true = metrics.pixels(true)
             row["hr_l2"] = metrics.mean_square(HR, true)

@@ -13,7 +13,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, PngImagePlugin
 
-from cli.errors import escaped
+from cli.errors import UserError, escaped
+from evaluation.per_image import Evaluation
+from evaluation.results import Result, read_curve
+from imaging.pictures import read_picture
 from imaging.provenance import IMAGINARY, XMP
 from runner.records import VERSION
 from safe_files import atomic_write
 
 PAGE = Path(__file__).with_name("report_page.html.j2")
+SIDE = 512  # pixels of a result on the page, at most
 LOSSLESS = 128  # pixels: up to this side hard pixels and small faces stay exact, as PNG
 WEBP = {"quality": 85, "method": 2}  # above that; twice as fast as method 4, 3 % larger
 # Of the drawing of a curve, in units of its own; left of it stand figures, right of it "eps".
@@ -88,6 +92,35 @@ def write_report(
     with atomic_write(path) as file:
         for part in page:
             file.write(part.encode())
+
+
+def cards_of(by_input: Iterable[list[Result]], evaluation: Evaluation) -> Iterator[Card]:
+    """A card per result that was measured, its pictures read only now; those whose LR is missing
+    are left out. by_input: the results of each input.
+    """
+    measured = {row["name"] for row in evaluation.rows if row["method"] == "PULSE"}
+    for results in by_input:
+        LR = evaluation.read_lr(results[0])
+        for result in results if LR is not None else []:
+            if result.path.stem not in measured:
+                continue
+            try:
+                HR = read_picture(result.path)
+            except UserError:  # gone since it was measured
+                continue
+            HR.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            yield Card(
+                name=result.path.stem,
+                lr=LR,
+                hr=HR,
+                l2=result.l2,
+                eps=result.eps,
+                within_eps=result.within_eps,
+                seed=result.seed or 0,
+                seconds=result.seconds or 0.0,
+                curve=read_curve(result.path),
+                group=evaluation.groups.get(result.input, ""),
+            )
 
 
 def data_url(picture: Image.Image, imaginary: bool) -> Markup:

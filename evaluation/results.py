@@ -1,5 +1,5 @@
-"""What there is to be measured: the results in an output folder of run.py, their groups, and the
-pictures that belong to their inputs. What cannot be used is a problem, one sentence.
+"""The results in an output folder of run.py, their groups, and the pictures that belong to their
+inputs. What cannot be used is a problem, one sentence.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was
 NO_PICTURE = "left out, a record without its picture: run.py was stopped, run it again"
 BAD_RECORD = "left out, its record is damaged: make it anew (run.py -overwrite)"
 TWICE = "left out, a result of that name lies within eps as well: remove the older one"
-FROM_RECORD = ("seed", "duplicate", "geocross", "best_step", "seconds")  # may be missing there
-HUGE = 1e300  # no figure is; sums of such numbers would overflow
+OPTIONAL = ("seed", "duplicate", "geocross", "best_step", "seconds")  # older records lack some
+MAX_FIGURE = 1e300  # no figure is larger; sums of such numbers would overflow
 
 
 class Problems:
-    """What could not be used, and why: names under each reason, so that a reason is told once."""
+    """What could not be used, and why: names under each reason, so that each is given once."""
 
     def __init__(self):
-        self.names: dict[str, dict[str, None]] = {}
+        self.names_by_reason: dict[str, dict[str, None]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        self.names.setdefault(reason, {})[name] = None
+        self.names_by_reason.setdefault(reason, {})[name] = None
 
     def lines(self) -> list[str]:
         """One sentence each."""
-        return [f"{some(names)}: {reason}" for reason, names in self.names.items()]
+        return [f"{some(names)}: {reason}" for reason, names in self.names_by_reason.items()]
 
 
 @dataclass(frozen=True)
 class Result:
     """A finished result of run.py, without its pixels and its curve."""
 
-    place: Path  # its picture; the record is beside it
+    path: Path  # of its picture; the record is beside it
     input: str  # file name of the LR
-    pixels: str  # SHA-256 of its pixels
+    pixels: str  # SHA-256 of the LR's pixels
     l2: float
     within_eps: bool
     eps: float
@@ -53,60 +53,73 @@ class Result:
     duplicate: int | None
     geocross: float | None
     best_step: float | None
-    steps: float | None
     seconds: float | None
+    steps: float | None
 
 
-def number(value) -> float | None:
-    """A finite number of a record as it is; None for anything else."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if usable and -HUGE < value < HUGE else None
-
-
-def _result(place: Path) -> Result | None:
-    """The result at `place`; None where its record is damaged."""
-    record = read_record(place.with_suffix(".json"))
+def read_result(path: Path) -> Result | None:
+    """The result whose picture is `path`; None where its record is damaged."""
+    record = read_record(path.with_suffix(".json"))
     if record is None:
         return None
     names = [record.input.get(key) for key in ("file", "pixels_sha256")]
-    l2, eps = number(record.l2), number(record.eps)
+    l2, eps = _number(record.l2), _number(record.eps)
     if l2 is None or l2 < 0 or eps is None or not all(isinstance(name, str) for name in names):
         return None
-    rest = {key: number(getattr(record, key)) for key in FROM_RECORD}
-    steps = number(record.settings.get("steps"))
-    return Result(place, *names, l2, record.within_eps, eps, steps=steps, **rest)
+    optional = {key: _number(getattr(record, key)) for key in OPTIONAL}
+    steps = _number(record.settings.get("steps"))
+    return Result(path, *names, l2, record.within_eps, eps, **optional, steps=steps)
 
 
-def read_results(runs: Path, problems: Problems) -> dict[tuple[str, str], list[Result]]:
+def read_curve(path: Path) -> list[float | None]:
+    """The L2 of every step of the result whose picture is `path`, None where it was not finite;
+    empty where its record has none.
+    """
+    record = read_record(path.with_suffix(".json"))
+    curve = record and record.curve
+    values = curve.get("L2") if isinstance(curve, dict) else None
+    return [_number(value) for value in values] if isinstance(values, list) else []
+
+
+def _number(value) -> float | None:
+    """A finite number of a record, unchanged; None for anything else."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if usable and -MAX_FIGURE < value < MAX_FIGURE else None
+
+
+def read_results(runs: Path, problems: Problems) -> list[list[Result]]:
     """The results in an output folder of run.py, those of one input together, in order of name.
 
-    Raises: OSError where the folder cannot be read.
+    Raises: UserError where the folder cannot be read.
     """
-    found: dict[str, Result] = {}
+    by_name: dict[str, Result] = {}
     for folder in (runs, runs / "outside_eps"):
         if folder != runs and not folder.is_dir():
             continue
-        files = {name for name in os.listdir(folder) if not name.startswith(".")}
+        try:
+            files = {name for name in os.listdir(folder) if not name.startswith(".")}
+        except OSError as error:
+            raise UserError(f"{runs} cannot be read ({error.strerror})") from None
         stems = {Path(name).stem for name in files if name.endswith((".png", ".json"))}
         for stem in sorted(stems):
-            place = folder / f"{stem}.png"
-            label = str(place.relative_to(runs))
-            if place.name not in files:
+            path = folder / f"{stem}.png"
+            label = str(path.relative_to(runs))
+            if path.name not in files:
                 # other programs may write JSON here, this one among them
-                if read_record(place.with_suffix(".json")):
+                if read_record(path.with_suffix(".json")):
                     problems.add(NO_PICTURE, label.removesuffix(".png") + ".json")
             elif f"{stem}.json" not in files:
                 problems.add(NO_RECORD, label)
-            elif (result := _result(place)) is None:
+            elif (result := read_result(path)) is None:
                 problems.add(BAD_RECORD, label)
-            elif stem in found:
+            elif stem in by_name:
                 problems.add(TWICE, label)
             else:
-                found[stem] = result
+                by_name[stem] = result
     by_input: dict[tuple[str, str], list[Result]] = {}
-    for _, result in sorted(found.items()):
+    for _, result in sorted(by_name.items()):
         by_input.setdefault((result.input, result.pixels), []).append(result)
-    return by_input
+    return list(by_input.values())
 
 
 def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, str]:
@@ -115,38 +128,40 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
     A file may be given by its name or without the suffix; folders before it do not count.
     Raises: UserError where the file cannot be read or lacks the columns.
     """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+            if not {"file", "group"} <= set(reader.fieldnames):
+                raise UserError(
+                    f"-groups {path} lacks the columns: its first line must be file,group"
+                )
+            lines = [
+                (reader.line_num, (line["file"] or "").strip(), (line["group"] or "").strip())
+                for line in reader
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or "it is no CSV file in UTF-8"
+        raise UserError(f"-groups {path} cannot be read ({why})") from None
     by_name: dict[str, list[str]] = {}
     for name in inputs:
         for key in {name, Path(name).stem}:
             by_name.setdefault(key, []).append(name)
     groups: dict[str, str] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.DictReader(file)
-            lines.fieldnames = [name.strip().lower() for name in lines.fieldnames or []]
-            if not {"file", "group"} <= set(lines.fieldnames):
-                raise UserError(
-                    f"-groups {path} lacks the columns: its first line must be file,group"
-                )
-            for line in lines:
-                file_name = (line["file"] or "").strip()
-                name = file_name.replace("\\", "/").rsplit("/")[-1]
-                group = escaped((line["group"] or "").strip())
-                if not name or not group:
-                    reason = f"has no file or no group in -groups {path.name}: give it both"
-                    problems.add(reason, file_name or f"line {lines.line_num}")
-                    continue
-                known = [name] if name in inputs else by_name.get(name, [])
-                if not known:
-                    reason = f"in -groups {path.name}, but of none of the results: passed over"
-                    problems.add(reason, file_name)
-                for each in known:
-                    if groups.setdefault(each, group) != group:
-                        reason = f"in several groups of -groups {path.name}: the first one counts"
-                        problems.add(reason, each)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or "it is no CSV file in UTF-8"
-        raise UserError(f"-groups {path} cannot be read ({why})") from None
+    for number, file_name, group in lines:
+        name = file_name.replace("\\", "/").rsplit("/")[-1]
+        if not name or not group:
+            reason = f"has no file or no group in -groups {path.name}: give it both"
+            problems.add(reason, file_name or f"line {number}")
+            continue
+        known = [name] if name in inputs else by_name.get(name, [])
+        if not known:
+            reason = f"in -groups {path.name}, but of none of the results: passed over"
+            problems.add(reason, file_name)
+        for each in known:
+            if groups.setdefault(each, escaped(group)) != escaped(group):
+                reason = f"in several groups of -groups {path.name}: the first one counts"
+                problems.add(reason, each)
     for name in sorted(inputs - groups.keys()):
         problems.add(f"not in -groups {path.name}: left out of the groups, add a line of it", name)
     return groups
@@ -155,11 +170,12 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
 class PictureFolder:
     """Pictures that belong to LR inputs: of the same name or, where that is missing, the same stem.
 
-    Raises: UserError, naming the flag, where the folder cannot be listed.
+    `label`: the flag and the folder, for sentences about it. Raises: UserError, naming the flag,
+    where the folder cannot be listed.
     """
 
     def __init__(self, folder: Path, flag: str):
-        self.told = f"{flag} {folder}"
+        self.label = f"{flag} {folder}"
         pictures, _ = pictures_in(folder, flag, "the pictures", may_be_empty=True)
         self.by_name = {storable(picture.name): picture for picture in pictures}
         self.by_stem: dict[str, list[Path]] = {}
@@ -175,3 +191,15 @@ class PictureFolder:
         if path is None:
             raise UserError("no picture has its name: put it there under that name")
         return read_picture(path)
+
+
+def find_lr(input_dir: Path | None, problems: Problems) -> PictureFolder | None:
+    """Where the LR are; None, and a problem, where no -input_dir was given and `input` is missing.
+
+    Raises: UserError where the given one cannot be read.
+    """
+    if input_dir is None and not Path("input").exists():
+        reason = "no such folder, so that only the records are evaluated: name the LR pictures with"
+        problems.add(f"{reason} -input_dir", "input")
+        return None
+    return PictureFolder(input_dir or Path("input"), "-input_dir")

@@ -1,7 +1,8 @@
-"""Figures become tables and sentences: over all results and by groups; text, Markdown, CSV, JSON.
+"""Figures of single results become those of a run, by method and by group, with sentences that say
+what they mean; and tables of them as text, Markdown, CSV and JSON.
 
-    rows = summary(evaluation.rows, evaluation.diversity)
-    print(as_text(cells(rows)))
+    document = summarise("runs", evaluation)
+    print(as_text(cells(document["table"], HEADER)))
 
 A figure that is missing is left blank; one that is infinite (the PSNR of equal pictures) is `inf`
 everywhere, in JSON as the string "inf", since JSON has no such number.
@@ -13,115 +14,132 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from statistics import fmean
 
 from cli.progress import count
 from evaluation import intervals, metrics
-from evaluation.per_image import COLUMNS
+from evaluation.per_image import COLUMNS, Evaluation
 from runner.records import spreadsheet_cell
 
-# key of a summary's row, its header, how it is shown
-HEADER = (
+# A column: its key in a row of the table, its header, how a figure is shown.
+Column = tuple[str, str, Callable[[object], str]]
+
+
+def share_text(share: dict) -> str:
+    """`62.5 % (30.6 to 86.3)`: of intervals.share_of."""
+    return "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * share[k] for k in ("share", "low", "high")))
+
+
+WITHIN_EPS: tuple[Column, Column] = (
+    ("within_eps", "within eps", "{0[within]} of {0[of]}".format),
+    ("within_eps", "share, 95 % interval", share_text),
+)
+HEADER: tuple[Column, ...] = (
     ("row", "", str),
     ("pictures", "pictures", str),
-    ("l2", "L2", lambda value: f"{value:.4g}"),
-    ("psnr", "PSNR", lambda value: f"{value:.2f}"),
-    ("within_eps", "within eps", lambda share: f"{share['within']} of {share['of']}"),
-    ("within_eps", "share, 95 % interval", lambda share: _share(share)),
-    ("l2_error", "SE of L2", lambda value: f"{value:.6f}"),
-    ("worst_l2", "worst L2", lambda value: f"{value:.4g}"),
-    ("geocross", "GEOCROSS", lambda value: f"{value:.2f}"),
-    ("clean_l2", "L2 clean", lambda value: f"{value:.4g}"),
-    ("clean_psnr", "PSNR clean", lambda value: f"{value:.2f}"),
-    ("hr_psnr", "PSNR to HR", lambda value: f"{value:.2f}"),
-    ("ssim", "SSIM", lambda value: f"{value:.4f}"),
-    ("lpips", "LPIPS", lambda value: f"{value:.4f}"),
-    ("niqe", "NIQE", lambda value: f"{value:.2f}"),
-    ("diversity_rmse", "diversity", lambda value: f"{value:.4f}"),
-    ("diversity_lpips", "diversity, LPIPS", lambda value: f"{value:.4f}"),
-    ("best_step", "best step", lambda value: f"{value:.1f}"),
-    ("seconds", "seconds", lambda value: f"{value:.2f}"),
+    ("l2", "L2", "{:.4g}".format),
+    ("psnr", "PSNR", "{:.2f}".format),
+    *WITHIN_EPS,
+    ("l2_error", "SE of L2", "{:.6f}".format),
+    ("worst_l2", "worst L2", "{:.4g}".format),
+    ("geocross", "GEOCROSS", "{:.2f}".format),
+    ("clean_l2", "L2 clean", "{:.4g}".format),
+    ("clean_psnr", "PSNR clean", "{:.2f}".format),
+    ("hr_psnr", "PSNR to HR", "{:.2f}".format),
+    ("ssim", "SSIM", "{:.4f}".format),
+    ("lpips", "LPIPS", "{:.4f}".format),
+    ("niqe", "NIQE", "{:.2f}".format),
+    ("diversity_rmse", "diversity", "{:.4f}".format),
+    ("diversity_lpips", "diversity, LPIPS", "{:.4f}".format),
+    ("best_step", "best step", "{:.1f}".format),
+    ("seconds", "seconds", "{:.2f}".format),
 )
-GROUP_HEADER = (
+GROUP_HEADER: tuple[Column, ...] = (
     ("group", "group", str),
     ("inputs", "inputs", str),
     ("results", "results", str),
-    ("within_eps", "within eps", lambda share: f"{share['within']} of {share['of']}"),
-    ("within_eps", "share, 95 % interval", lambda share: _share(share)),
-    ("l2", "mean L2", lambda value: f"{value:.4g}"),
-    ("l2_interval", "95 % interval", lambda ends: "{:.4g} to {:.4g}".format(*ends)),
+    *WITHIN_EPS,
+    ("l2", "mean L2", "{:.4g}".format),
+    ("l2_interval", "95 % interval", "{0[0]:.4g} to {0[1]:.4g}".format),
 )
 
 
-def _share(share: dict) -> str:
-    percent = [f"{100 * share[key]:.1f}" for key in ("share", "low", "high")]
-    return "{} % ({} to {})".format(*percent)
+def summarise(runs: str, evaluation: Evaluation) -> dict:
+    """Everything that was measured, as evaluate.py writes it to JSON.
 
-
-def share_of(within: list[bool]) -> dict | None:
-    """How many, of how many, the share and its 95 % Wilson interval; None for none."""
-    if not within:
-        return None
-    low, high = intervals.wilson(sum(within), len(within))
-    share = sum(within) / len(within)
-    return {"within": sum(within), "of": len(within), "share": share, "low": low, "high": high}
+    title, notes, problems: sentences; table, groups: of `by_method` and `by_group`; diversity and
+    pictures: of `evaluation`.
+    """
+    rows, diversity = evaluation.rows, evaluation.diversity
+    groups = by_group(rows)
+    return {
+        "title": f"{runs}: {what_was_evaluated(rows)}",
+        "table": by_method(rows, diversity),
+        "groups": groups,
+        "notes": [*notes(rows, diversity), *evaluation.notes(), *group_notes(groups)],
+        "problems": evaluation.problems.lines(),
+        "diversity": diversity,
+        "pictures": rows,
+    }
 
 
 def _values(rows: list[dict], key: str) -> list[float]:
     return [row[key] for row in rows if row.get(key) is not None]
 
 
-def _mean(rows: list[dict], key: str) -> float | None:
-    values = _values(rows, key)
-    return fmean(values) if values else None
-
-
-def _spread(rows: list[dict], key: str) -> dict:
-    """How sure the mean of a key is, and its largest value."""
-    values = _values(rows, key)
-    return {"l2_error": intervals.standard_error(values), "worst_l2": max(values, default=None)}
+def _means(rows: list[dict], *keys: str) -> dict:
+    """Of each key over the rows that have it; None where none has."""
+    values = {key: _values(rows, key) for key in keys}
+    return {key: fmean(some) if some else None for key, some in values.items()}
 
 
 def _psnr(l2: float | None) -> float | None:
     return None if l2 is None else metrics.psnr(l2)
 
 
-def summary(rows: list[dict], diversity: list[dict]) -> list[dict]:
+def _spread(l2: list[float]) -> dict:
+    """How sure the mean L2 is, and the largest one."""
+    return {"l2_error": intervals.standard_error(l2), "worst_l2": max(l2, default=None)}
+
+
+def by_method(rows: list[dict], diversity: list[dict]) -> list[dict]:
     """A row per method: means over its pictures, the share within eps with its interval.
 
     The first row has the records' figures of PULSE, the others those of 8-bit pictures. A PSNR is
     that of the mean squared difference over all pictures.
     """
     pulse = [row for row in rows if row["method"] == "PULSE"]
-    l2 = _mean(pulse, "record_l2")
+    means = _means(pulse, "record_l2", "geocross", "best_step", "seconds")
+    l2 = means.pop("record_l2")
     table = [
         {
             "row": "PULSE, records",
             "pictures": len(pulse),
             "l2": l2,
             "psnr": _psnr(l2),
-            "within_eps": share_of([row["record_within_eps"] for row in pulse]),
-            **_spread(pulse, "record_l2"),
-            "geocross": _mean(pulse, "geocross"),
-            "best_step": _mean(pulse, "best_step"),
-            "seconds": _mean(pulse, "seconds"),
+            "within_eps": intervals.share_of([row["record_within_eps"] for row in pulse]),
+            **_spread(_values(pulse, "record_l2")),
+            **means,
         }
     ]
     for method in ("PULSE", "nearest", "bicubic", "true HR"):
-        mine = [row for row in rows if row["method"] == method]
-        if not mine:
+        of_method = [row for row in rows if row["method"] == method]
+        if not of_method:
             continue
-        line = {"row": "PULSE, PNG files" if method == "PULSE" else method, "pictures": len(mine)}
-        for key in ("l2", "clean_l2", "hr_l2", "ssim", "lpips", "niqe"):
-            line[key] = _mean(mine, key)
+        line = {
+            "row": "PULSE, PNG files" if method == "PULSE" else method,
+            "pictures": len(of_method),
+            **_means(of_method, "l2", "clean_l2", "hr_l2", "ssim", "lpips", "niqe"),
+        }
         for prefix in ("", "clean_", "hr_"):
             line[f"{prefix}psnr"] = _psnr(line[f"{prefix}l2"])
-        line["within_eps"] = share_of([row["within_eps"] for row in mine if "within_eps" in row])
-        line |= _spread(mine, "l2")
+        line["within_eps"] = intervals.share_of(_values(of_method, "within_eps"))
+        line |= _spread(_values(of_method, "l2"))
         if method == "PULSE":
-            line["diversity_rmse"] = _mean(diversity, "rmse")
-            line["diversity_lpips"] = _mean(diversity, "lpips")
+            of_pairs = _means(diversity, "rmse", "lpips")
+            line |= {f"diversity_{key}": value for key, value in of_pairs.items()}
         table.append(line)
     return table
 
@@ -153,7 +171,7 @@ def by_group(rows: list[dict]) -> dict | None:
                 "group": group,
                 "inputs": len(members),
                 "results": sum(map(len, members)),
-                "within_eps": share_of(within),
+                "within_eps": intervals.share_of(within),
                 "l2": fmean(l2),
                 "l2_interval": interval and (max(interval[0], 0.0), interval[1]),
             }
@@ -168,7 +186,7 @@ def by_group(rows: list[dict]) -> dict | None:
 def notes(rows: list[dict], diversity: list[dict]) -> list[str]:
     """What the figures mean, in sentences."""
     pulse = [row for row in rows if row["method"] == "PULSE"]
-    told = [
+    sentences = [
         "L2: mean squared difference of the downscaled picture and the LR, pixels in [0, 1]. PSNR: "
         "10 log10(1/L2), in dB, of the L2 of all pictures. Intervals: Wilson's. SE: the standard "
         "error of the mean L2. PULSE, records: pictures as the search had them; the other rows: "
@@ -178,29 +196,29 @@ def notes(rows: list[dict], diversity: list[dict]) -> list[str]:
         row["within_eps"] != row["record_within_eps"] for row in pulse if "within_eps" in row
     )
     if crossed:
-        told.append(
+        sentences.append(
             f"Clamping and rounding to 8 bits took {count(crossed, 'result')} to the other side of "
             f"eps."
         )
     if any(row["method"] == "nearest" for row in rows):
-        told.append(
+        sentences.append(
             "Nearest and bicubic enlargements come close to their LR by construction: consistency "
             "alone makes no face."
         )
     if diversity:
-        told.append(
+        sentences.append(
             f"Diversity: mean RMSE over all pairs of results of one input, of "
             f"{count(len(diversity), 'input')}. Results of one input are not "
             f"independent: with them, intervals of shares are too narrow."
         )
     if any("clean_l2" in row for row in rows):
-        told.append("Clean: held against the LR before it was degraded.")
+        sentences.append("Clean: held against the LR before it was degraded.")
     if any("hr_l2" in row for row in rows):
-        told.append(
+        sentences.append(
             "PSNR to HR, SSIM and LPIPS compare with the true HR. Closeness to it is no goal of "
             "PULSE, whose results are imaginary."
         )
-    return told
+    return sentences
 
 
 def group_notes(groups: dict | None) -> list[str]:
@@ -221,20 +239,26 @@ def what_was_evaluated(rows: list[dict]) -> str:
     inputs = len({row["input"] for row in pulse})
     parts = [f"{count(len(pulse), 'result')} of {count(inputs, 'input')}"]
     for key in ("eps", "steps"):
-        values = sorted({row[key] for row in pulse if row.get(key) is not None})
+        values = sorted(set(_values(pulse, key)))
         ends = [f"{value:g}" for value in (values[:1] + values[1:][-1:])]
         if ends:
             parts.append(f"{key} {' to '.join(ends)}")
     return ", ".join(parts)
 
 
-def cells(table: list[dict], header=HEADER) -> list[list[str]]:
+def cells(table: list[dict], header: tuple[Column, ...] = HEADER) -> list[list[str]]:
     """A table as text, the header first, without columns that are empty throughout."""
-    used = [spec for spec in header if any(row.get(spec[0]) is not None for row in table)]
+    used = [column for column in header if any(row.get(column[0]) is not None for row in table)]
     lines = [
         ["" if row.get(key) is None else show(row[key]) for key, _, show in used] for row in table
     ]
     return [[title for _, title, _ in used], *lines]
+
+
+def of_document(document: dict) -> list[list[list[str]]]:
+    """The table by method and, where there is one, that by group, of summary.summarise."""
+    groups = document["groups"]
+    return [cells(document["table"]), *([cells(groups["table"], GROUP_HEADER)] if groups else [])]
 
 
 def as_text(table: list[list[str]]) -> str:

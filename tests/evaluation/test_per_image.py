@@ -10,6 +10,8 @@ from PIL import Image
 from result_folders import RECORDS, flat, noise, put
 
 from evaluation import metrics
+from evaluation.per_image import COLUMNS, Evaluation
+from evaluation.results import PictureFolder, Problems, read_results
 
 
 def test_diversity_is_the_mean_rmse_over_all_pairs_of_one_input(scene):
@@ -132,3 +134,19 @@ def test_a_result_that_is_no_multiple_of_its_lr_is_named(scene, side):
     told = f"a.png: not held against its LR, it is {side}×{side}, no multiple of the LR's 8×8"
     assert done.returncode == 1 and done.PNG["within_eps"]["of"] == 1
     assert done.stderr.splitlines() == [told]
+
+
+def test_rows_have_the_figures_of_every_result_and_of_both_enlargements(scene):
+    scene.add("a_1", flat(110), flat(100, 8), "a.png")
+    scene.add("a_2", flat(120), flat(100, 8), "a.png")
+    problems = Problems()
+    evaluation = Evaluation(problems, PictureFolder(Path("input"), "-input_dir"))
+    for results in read_results(Path("runs"), problems):
+        evaluation.measure(results)
+    assert [row["method"] for row in evaluation.rows] == ["PULSE", "PULSE", "nearest", "bicubic"]
+    assert all(row.keys() <= set(COLUMNS) for row in evaluation.rows)
+    assert [row["l2"] for row in evaluation.rows[:2]] == pytest.approx(
+        [(10 / 255) ** 2, (20 / 255) ** 2]
+    )
+    (diversity,) = evaluation.diversity
+    assert diversity["rmse"] == pytest.approx(10 / 255) and problems.lines() == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation, Text
 
-from evaluation import ablation, plots, tables
+from evaluation import ablation, intervals, plots
 
 
 def made_up(number=50):
@@ -22,7 +22,7 @@ def made_up(number=50):
                 **{key: getattr(experiment, key) for key in ("name", "knob", "label", "degrade")},
                 "steps": experiment.steps,
                 "eps": 0.002,
-                "within_eps": tables.share_of([i < within for i in range(number)]),
+                "within_eps": intervals.share_of([i < within for i in range(number)]),
                 "l2": l2,
                 "l2_error": l2 / 20 if number > 1 else None,
                 "geocross": 0.0 if experiment.knob == "latents" else float(random.uniform(1, 80)),

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from result_folders import RECORDS, flat
 
+from evaluation.results import PictureFolder, Problems, read_curve, read_results
+
 
 def test_nothing_to_evaluate_is_status_two_and_one_sentence(scene):
     assert "runs is no folder" in scene().stderr
@@ -71,3 +73,24 @@ def test_a_groups_file_that_is_none_ends_it_before_anything_is_measured(scene, c
     done = scene("-groups", "g.csv")
     assert done.returncode == 2 and sentence in done.stderr and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_curve_of_a_result_has_gaps_where_a_step_was_not_finite(scene):
+    path = scene.add("a", flat(99), flat(100, 8), curve={"L2": [0.1, None, "much", 0.01]})
+    assert read_curve(path) == [0.1, None, None, 0.01]
+    for damaged in ({}, None, [1], {"L2": 0.1}):
+        assert read_curve(scene.add("b", flat(99), flat(100, 8), curve=damaged)) == []
+    assert read_curve(Path("runs/nothing.png")) == []
+
+
+def test_results_of_one_input_are_together_and_its_picture_is_found_by_name_or_stem(scene):
+    for name in ("b_2", "a", "b_1"):
+        scene.add(name, flat(99), flat(100, 8), f"{name[0]}.png")
+    problems = Problems()
+    by_input = read_results(Path("runs"), problems)
+    names = [[result.path.stem for result in results] for results in by_input]
+    assert names == [["a"], ["b_1", "b_2"]] and problems.lines() == []
+    Path("input/a.png").rename("input/a.bmp")
+    folder = PictureFolder(Path("input"), "-input_dir")
+    assert folder.label == "-input_dir input"
+    assert [folder.read(results[0].input).size for results in by_input] == [(8, 8)] * 2
