@@ -1,4 +1,4 @@
-"""The flags of evaluate.py: their defaults, and when to change them.
+"""The flags of evaluate.py and experiments.py: their defaults, and when to change them.
 
 Imports neither torch nor Pillow, so that `-h` answers at once.
 """
@@ -10,29 +10,25 @@ from pathlib import Path
 
 from cli.errors import UserError
 from safe_files import require_folder_writable
-from search_settings import require_positive, setting
+from search_settings import require_positive, require_seed, setting
+
+
+def _path(help: str, shown: str | None = None):
+    return setting(None, help, shown, kind=Path)
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """What one call of evaluate.py is asked to do with a folder of results."""
 
-    input_dir: Path | None = setting(
-        None, "folder of the LR pictures, or one", shown="input", kind=Path
-    )
-    hr_dir: Path | None = setting(None, "folder of true HR pictures, named like the LR", kind=Path)
-    clean: Path | None = setting(
-        None, "folder of the LR pictures before they were degraded", kind=Path
-    )
-    groups: Path | None = setting(
-        None, "CSV file with the columns file and group: figures by group", kind=Path
-    )
-    json: Path | None = setting(None, "write everything to this file", kind=Path)
-    csv: Path | None = setting(None, "write a line per picture to this file", kind=Path)
-    markdown: Path | None = setting(None, "write the tables to this file", kind=Path)
-    html: Path | None = setting(
-        None, "write a page with tables and pictures to this file", kind=Path
-    )
+    input_dir: Path | None = _path("folder of the LR pictures, or one", shown="input")
+    hr_dir: Path | None = _path("folder of true HR pictures, named like the LR")
+    clean: Path | None = _path("folder of the LR pictures before they were degraded")
+    groups: Path | None = _path("CSV file with the columns file and group: figures by group")
+    json: Path | None = _path("write everything to this file")
+    csv: Path | None = _path("write a line per picture to this file")
+    markdown: Path | None = _path("write the tables to this file")
+    html: Path | None = _path("write a page with tables and pictures to this file")
     threads: int = setting(1, "CPU threads; more pay from about 512 pixels on")
     overwrite: bool = setting(False, "replace files that exist")
 
@@ -62,3 +58,40 @@ class EvaluateOptions:
             if (rival := flags.setdefault(path.resolve(), flag)) != flag:
                 raise UserError(f"{given} is also the file of -{rival}: give another name")
             require_folder_writable(path.parent, f"-{flag}")
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What one call of experiments.py is asked to do."""
+
+    input_dir: Path = setting(Path("input"), "folder of LR pictures", kind=Path)
+    hr_dir: Path | None = _path(
+        "folder of the photographs that the LR were made of, by align_face.py -mode resize; with "
+        "it robustness is measured too"
+    )
+    output_dir: Path = setting(
+        Path("experiments"), "folder for results, tables and plots", kind=Path
+    )
+    cache_dir: Path = setting(Path("cache"), "where weights and prior fits are kept", kind=Path)
+    generator: str = setting("ffhq", "ffhq, demo or a weight file, as of run.py")
+    device: str = setting("auto", "auto, cuda, mps or cpu")
+    batch_size: int = setting(1, "pictures searched at once; pays on a GPU")
+    seed: int = setting(0, "of every search and every degradation")
+    processes: int | None = setting(
+        None,
+        "experiments at a time, each with one CPU thread",
+        shown="CPU cores, 1 on a GPU",
+        kind=int,
+    )
+    only: list[str] | None = setting(
+        None, "these experiments alone", kind=str, nargs="+", metavar="NAME"
+    )
+    overwrite: bool = setting(False, "make everything anew")
+    quiet: bool = setting(False, "tell errors and the tables only")
+
+    def check(self) -> None:
+        """Raises: UserError for the first number that no search could be made with."""
+        require_seed(self.seed)
+        require_positive("batch_size", self.batch_size)
+        if self.processes is not None:
+            require_positive("processes", self.processes)

@@ -21,7 +21,6 @@ from PIL import Image
 
 import experiments
 from cli.command import run_command
-from tasks import Task, run_all
 
 SIDE = 4  # of the LR, a quarter of the small generator's
 CHOSEN = ["defaults", "steps-50", "noise-all", "gaussian-25"]
@@ -295,21 +294,6 @@ def test_without_matplotlib_the_tables_are_written_all_the_same(
         Path("experiments").glob("*.png")
     )
     assert "the defaults" in done.out
-
-
-def test_a_task_that_fails_tells_its_last_line_and_one_that_is_killed_the_signal(tmp_path):
-    class Killed(Task):
-        def start(self):
-            super().start()
-            self.process.kill()
-
-    args = ["run.py", "-input_dir", str(tmp_path / "nowhere")]
-    ended = []
-    tasks = [Task("a", args, tmp_path / "a.log"), Killed("b", args, tmp_path / "b.log")]
-    run_all(tasks, 2, ended.append)
-    assert {task.name for task in ended} == {"a", "b"}
-    assert "nowhere cannot be read" in tasks[0].failure and "a.log" in tasks[0].failure
-    assert "killed by signal 9" in tasks[1].failure
 
 
 def test_asking_for_help_imports_nothing_that_takes_long():

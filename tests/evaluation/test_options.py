@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 import evaluate
+import experiments
 from cli.errors import UserError
-from evaluation.options import EvaluateOptions
+from evaluation.options import EvaluateOptions, StudyOptions
 
 
 @pytest.mark.parametrize(
     ("module", "options", "others"),
-    [(evaluate, EvaluateOptions, {"runs"})],
+    [(evaluate, EvaluateOptions, {"runs"}), (experiments, StudyOptions, set())],
 )
 def test_every_option_is_a_flag_with_the_same_default(module, options, others):
     required = ["runs"] if others else []
@@ -22,7 +23,7 @@ def test_every_option_is_a_flag_with_the_same_default(module, options, others):
 
 
 def test_options_cannot_be_changed_on_the_way():
-    for options in (EvaluateOptions(),):
+    for options in (EvaluateOptions(), StudyOptions()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             options.overwrite = True
 
