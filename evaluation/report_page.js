@@ -55,8 +55,8 @@ document.addEventListener("DOMContentLoaded", () => {
     list.replaceChildren(...fitting.map((picture) => picture.card));
     before.after(list);
     const by = sort.selectedOptions[0].textContent;
-    const told = `${fitting.length} of ${pictures.length} shown, by ${by}`;
-    document.getElementById("shown").textContent = told;
+    const text = `${fitting.length} of ${pictures.length} shown, by ${by}`;
+    document.getElementById("shown").textContent = text;
     document.getElementById("nothing").hidden = fitting.length > 0;
   }
   form.addEventListener("input", show);

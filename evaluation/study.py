@@ -49,7 +49,7 @@ def choose(options: StudyOptions) -> tuple[StudyOptions, list[Experiment]]:
     model = PULSE(
         options.generator, options.device, options.cache_dir, "auto", None, not options.quiet
     )
-    device = str(model.device)
+    device = str(model.generator.mean.device)
     processes = options.processes or (os.cpu_count() or 1 if device == "cpu" else 1)
     known = ablation.experiments(model.generator.num_layers, options.hr_dir is not None)
     names = [experiment.name for experiment in known]

@@ -256,7 +256,7 @@ def cells(table: list[dict], header: tuple[Column, ...] = HEADER) -> list[list[s
 
 
 def of_document(document: dict) -> list[list[list[str]]]:
-    """The table by method and, where there is one, that by group, of summary.summarise."""
+    """The table by method and, where there is one, that by group, of `summarise`."""
     groups = document["groups"]
     return [cells(document["table"]), *([cells(groups["table"], GROUP_HEADER)] if groups else [])]
 

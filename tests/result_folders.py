@@ -78,8 +78,8 @@ def scene(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
         with pytest.raises(SystemExit) as left:
             run_command(main)
-        told = capsys.readouterr()
-        return SimpleNamespace(returncode=left.value.code, stdout=told.out, stderr=told.err)
+        captured = capsys.readouterr()
+        return SimpleNamespace(returncode=left.value.code, stdout=captured.out, stderr=captured.err)
 
     def add(name, HR, LR, file=None, **changes):
         file = file or f"{name}.png"

@@ -25,7 +25,7 @@ def digests(folder):
 
 def test_files_are_not_overwritten_unasked_and_results_never(scene):
     scene.add("a", flat(110), flat(100, 8))
-    Path("o.json").write_text("mine")
+    Path("o.json").write_text("a text")
     before = digests(".")
     for args in (
         ["-json", "o.json"],

@@ -65,9 +65,9 @@ def call(tiny, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["experiments.py", *map(str, words)])
         with pytest.raises(SystemExit) as left:
             run_command(experiments.main)
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        return SimpleNamespace(status=left.value.code, out=told.out, err=told.err)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return SimpleNamespace(status=left.value.code, out=captured.out, err=captured.err)
 
     yield call
     torch.set_num_threads(threads)
@@ -186,12 +186,12 @@ def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how), told
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how), stderr
     if how == signal.SIGTERM:
         with pytest.raises(ProcessLookupError):  # nobody of its session is left
             os.killpg(process.pid, 0)
-        assert "stopped; what is finished is kept" in told
+        assert "stopped; what is finished is kept" in stderr
     done = command("experiments.py", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "experiments" / "experiments.json").read_text())

@@ -42,23 +42,23 @@ def test_true_hr_gives_the_figures_of_torchmetrics_and_is_said_to_be_no_goal(sce
     from torchmetrics.image import PeakSignalNoiseRatio
 
     pairs = [(noise(32, 1), noise(32, 2)), (flat(90), flat(100)), (noise(32, 3), flat(7))]
-    theirs, likeness = PeakSignalNoiseRatio(data_range=1.0), []
+    reference, likeness = PeakSignalNoiseRatio(data_range=1.0), []
     for i, (HR, true) in enumerate(pairs):
         scene.add(f"{i}", HR, flat(100, 8))
         put("true", f"{i}.bmp", true)  # the stem tells whose it is
-        theirs.update(to_tensor(HR), to_tensor(true))
+        reference.update(to_tensor(HR), to_tensor(true))
         likeness.append(
             structural_similarity_index_measure(
                 to_tensor(HR)[None], to_tensor(true)[None], data_range=1.0
             ).item()
         )
     done = scene.figures("-hr_dir", "true")
-    assert done.PNG["hr_psnr"] == pytest.approx(theirs.compute().item(), rel=1e-5)
+    assert done.PNG["hr_psnr"] == pytest.approx(reference.compute().item(), rel=1e-5)
     assert done.PNG["ssim"] == pytest.approx(np.mean(likeness), rel=1e-5)
     assert done.rows["true HR"]["pictures"] == 3 and done.rows["nearest"]["hr_psnr"] > 0
     assert "hr_psnr" not in done.rows["true HR"] or done.rows["true HR"]["hr_psnr"] is None
-    told = " ".join(done.stdout.split())
-    assert "no goal of PULSE" in told and "SSIM: torchmetrics" in told
+    text = " ".join(done.stdout.split())
+    assert "no goal of PULSE" in text and "SSIM: torchmetrics" in text
 
 
 def test_the_psnr_of_a_consistency_is_that_of_torchmetrics():
@@ -66,8 +66,12 @@ def test_the_psnr_of_a_consistency_is_that_of_torchmetrics():
 
     for seed in range(3):
         HR, LR = to_tensor(noise(64, seed)), to_tensor(noise(16, seed + 9))
-        theirs = peak_signal_noise_ratio(BicubicDownSample(4)(HR[None]), LR[None], data_range=1.0)
-        assert metrics.psnr(metrics.consistency(HR, LR)) == pytest.approx(theirs.item(), rel=1e-5)
+        reference = peak_signal_noise_ratio(
+            BicubicDownSample(4)(HR[None]), LR[None], data_range=1.0
+        )
+        assert metrics.psnr(metrics.consistency(HR, LR)) == pytest.approx(
+            reference.item(), rel=1e-5
+        )
 
 
 # ---------------------------------------------------------------- measures that may be missing
@@ -95,10 +99,10 @@ def test_lpips_is_measured_where_its_weights_are_at_hand(scene):
     scene.add("a_2", noise(32, 2), flat(100, 8), "a.png")
     put("true", "a.png", noise(32, 1))
     done = scene.figures("-hr_dir", "true")
-    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as reference
 
     a, b = (to_tensor(noise(32, seed))[None] for seed in (1, 2))
-    distance = theirs(a, b, net_type="alex", normalize=True).item()
+    distance = reference(a, b, net_type="alex", normalize=True).item()
     by_name = {row.get("name"): row.get("lpips") for row in done.document["pictures"]}
     assert by_name["a_1"] == pytest.approx(0, abs=1e-6)
     assert by_name["a_2"] == pytest.approx(distance, rel=1e-4) and distance > 0.01
@@ -111,10 +115,10 @@ def test_lpips_without_weights_is_one_sentence_that_says_where_they_belong(scene
         scene.add(f"a_{i}", noise(32, i), flat(100, 8), "a.png")
     done = scene.figures()
     assert done.returncode == 0  # nothing is wrong with the folder
-    told = " ".join(done.stdout.split())
+    text = " ".join(done.stdout.split())
     place = scene.folder / "hub" / "hub" / "checkpoints" / "alexnet-"
-    assert told.count("LPIPS is left out") == 1
-    assert str(place) in told.replace("- ", "-") and "fetch it from https://" in told
+    assert text.count("LPIPS is left out") == 1
+    assert str(place) in text.replace("- ", "-") and "fetch it from https://" in text
     assert not (scene.folder / "hub").exists()  # nothing was downloaded
     assert "diversity, LPIPS" not in done.stdout
 
@@ -164,8 +168,8 @@ def test_niqe_is_left_out_with_a_sentence_without_the_package(scene, monkeypatch
     scene.add("a", flat(51, 192), flat(51, 8))
     done = scene.figures()
     assert done.returncode == 0 and done.PNG["niqe"] is None
-    told = " ".join(done.stdout.split())
-    assert "NIQE is left out: the package pyiqa is not installed (pip install pyiqa)." in told
+    text = " ".join(done.stdout.split())
+    assert "NIQE is left out: the package pyiqa is not installed (pip install pyiqa)." in text
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,6 @@ def test_what_niqe_lacks_is_one_sentence_and_the_rest_is_evaluated(
     pyiqa(code, parameters)
     scene.add("a", flat(51, side), flat(51, 8))
     done = scene.figures()
-    told = " ".join(done.stdout.split())
-    assert told.count(sentence) == 1 and told.count("NIQE is left out") <= 1
+    text = " ".join(done.stdout.split())
+    assert text.count(sentence) == 1 and text.count("NIQE is left out") <= 1
     assert done.returncode == 0 and done.PNG["l2"] == 0 and done.PNG["niqe"] is None

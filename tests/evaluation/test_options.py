@@ -33,7 +33,7 @@ def test_files_to_write_are_named_by_their_flags(tmp_path, monkeypatch):
     options = EvaluateOptions(csv=Path("o.csv"), html=Path("o.html"))
     assert options.written == {"csv": Path("o.csv"), "html": Path("o.html")}
     options.check(tmp_path)
-    Path("o.html").write_text("mine")
+    Path("o.html").write_text("a text")
     with pytest.raises(UserError, match="-html o.html is there already"):
         options.check(tmp_path)
     dataclasses.replace(options, overwrite=True).check(tmp_path)

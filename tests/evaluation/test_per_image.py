@@ -131,9 +131,9 @@ def test_a_result_that_is_no_multiple_of_its_lr_is_named(scene, side):
     scene.add("a", flat(110, side), flat(100, 8))
     scene.add("b", flat(110), flat(100, 8))
     done = scene.figures()
-    told = f"a.png: not held against its LR, it is {side}×{side}, no multiple of the LR's 8×8"
+    sentence = f"a.png: not held against its LR, it is {side}×{side}, no multiple of the LR's 8×8"
     assert done.returncode == 1 and done.PNG["within_eps"]["of"] == 1
-    assert done.stderr.splitlines() == [told]
+    assert done.stderr.splitlines() == [sentence]
 
 
 def test_rows_have_the_figures_of_every_result_and_of_both_enlargements(scene):

@@ -1,4 +1,4 @@
-"""The report page as it is written, without a browser."""
+"""The report page that is written, without a browser."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ def names(run) -> list[str]:
     )
 
 
-def told(run) -> str:
-    """What a screen reader is told about what is shown."""
+def status(run) -> str:
+    """What a screen reader announces of what is shown."""
     return run("return document.querySelector('[role=status][aria-live=polite]').textContent")
 
 
@@ -246,7 +246,7 @@ def test_cards_are_sorted_by_the_keyboard_and_it_is_told(chromium, report):
     by_number = [f"face_{i}" for i in (1, 2, 3)] + ["Zoë"] + [f"face_{i}" for i in (5, 9, 10)]
     faces = [name for name in by_number if name != "Zoë"]
     assert names(run) == [HOSTILE, *faces, "Zoë"]
-    assert told(run) == "8 of 8 shown, by name"
+    assert status(run) == "8 of 8 shown, by name"
     run("document.querySelector('[name=sort]').focus()")
     orders = {
         "L2, lowest first": [*by_number[::-1], HOSTILE],  # whose L2 is no number
@@ -257,7 +257,7 @@ def test_cards_are_sorted_by_the_keyboard_and_it_is_told(chromium, report):
     }
     for order, expected in orders.items():
         press(chromium, DOWN)
-        assert (told(run), names(run)) == (f"8 of 8 shown, by {order}", expected)
+        assert (status(run), names(run)) == (f"8 of 8 shown, by {order}", expected)
 
 
 def test_filters_by_verdict_group_and_name_hide_the_others_and_it_is_told(chromium, report):
@@ -265,7 +265,7 @@ def test_filters_by_verdict_group_and_name_hide_the_others_and_it_is_told(chromi
     run("document.querySelector('[value=all]').focus()")
     press(chromium, RIGHT)
     assert names(run) == ["face_2", "face_10", "Zoë"]
-    assert told(run) == "3 of 8 shown, by name"
+    assert status(run) == "3 of 8 shown, by name"
     press(chromium, RIGHT)
     assert names(run) == [HOSTILE, "face_1", "face_3", "face_5", "face_9"]
     run("document.querySelector('[name=group]').focus()")
@@ -275,10 +275,10 @@ def test_filters_by_verdict_group_and_name_hide_the_others_and_it_is_told(chromi
     press(chromium, "E_3")
     assert names(run) == ["face_3"]
     press(chromium, "?")
-    assert names(run) == [] and told(run).startswith("0 of 8 shown")
+    assert names(run) == [] and status(run).startswith("0 of 8 shown")
     press(chromium, *[TAB] * 4, ENTER)  # on to the button that the empty list has
     chromium.execute_async_script("setTimeout(arguments[0])")
-    assert told(run) == "8 of 8 shown, by name" and len(names(run)) == 8
+    assert status(run) == "8 of 8 shown, by name" and len(names(run)) == 8
 
 
 def test_a_name_is_found_however_its_accents_are_encoded(chromium, report):

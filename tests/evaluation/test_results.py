@@ -27,18 +27,18 @@ def test_records_without_pictures_and_pictures_without_records_are_named_once(sc
     scene.add("minus", flat(99), flat(100, 8), l2=-0.001)
     scene.add("twice", flat(99), flat(100, 8), within_eps=False)
     scene.add("twice", flat(99), flat(100, 8), within_eps=True)
-    Path("runs/mine.json").write_text('{"figures": 1}')  # an -json of before: nobody's record
+    Path("runs/figures.json").write_text('{"figures": 1}')  # an -json of before: nobody's record
     Path("runs/results.csv").write_text("name\n")
     done = scene.figures()
     assert done.returncode == 1 and done.rows[RECORDS]["pictures"] == 2
-    told = done.stderr.splitlines()
-    assert len(told) == 4
-    assert told[0].startswith("bare.png, outside_eps/far.png: left out, no record (.json)")
-    assert told[1].startswith(
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("bare.png, outside_eps/far.png: left out, no record (.json)")
+    assert lines[1].startswith(
         "cut.png, huge.png, minus.png, odd.png: left out, its record is damaged"
     )
-    assert told[2].startswith("gone.json: left out, a record without its picture")
-    assert told[3].startswith("outside_eps/twice.png: left out, a result of that name")
+    assert lines[2].startswith("gone.json: left out, a record without its picture")
+    assert lines[3].startswith("outside_eps/twice.png: left out, a result of that name")
 
 
 def test_a_groups_file_that_misses_pictures_or_has_unknown_ones_is_one_sentence_each(scene):
