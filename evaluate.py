@@ -49,7 +49,7 @@ def main() -> int:
     from evaluation import tables
     from evaluation.per_image import Evaluation
     from evaluation.report import cards_of, write_report
-    from evaluation.results import PictureFolder, Problems, find_lr, read_groups, read_results
+    from evaluation.results import NO_LR, PictureFolder, Problems, read_groups, read_results
 
     # Threads that wait for each other cost more than they give where pictures are small.
     torch.set_num_threads(min(options.threads, os.cpu_count() or 1))
@@ -59,13 +59,14 @@ def main() -> int:
         raise UserError(f"{runs} holds no result of run.py", *problems.lines())
     inputs = {results[0].input for results in by_input}
     groups = read_groups(options.groups, inputs, problems) if options.groups else {}
-    evaluation = Evaluation(
-        problems,
-        find_lr(options.input_dir, problems),
-        PictureFolder(options.hr_dir, "-hr_dir") if options.hr_dir else None,
-        PictureFolder(options.clean, "-clean") if options.clean else None,
-        groups,
-    )
+    input_dir = options.input_dir or Path("input")
+    if options.input_dir is None and not input_dir.exists():
+        problems.add(NO_LR, "input")
+        input_dir = None
+    lr = PictureFolder(input_dir, "-input_dir") if input_dir else None
+    hr = PictureFolder(options.hr_dir, "-hr_dir") if options.hr_dir else None
+    clean = PictureFolder(options.clean, "-clean") if options.clean else None
+    evaluation = Evaluation(problems, lr, hr, clean, groups)
     progress = Progress(len(by_input), "input")
     for results in by_input:
         progress.live(f"evaluating the results of {results[0].input}")

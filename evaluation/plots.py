@@ -57,6 +57,7 @@ PLACES = [
 
 def plots(rows: list[dict], about: str) -> dict[str, Figure]:
     """Name → plot, of those for which enough was measured. about: what was, for the titles."""
+    rows = [_with_reach(row) for row in rows]
     with rc_context(LOOK):
         figures = {
             "knobs": knobs_plot(rows, about),
@@ -82,10 +83,10 @@ def knobs_plot(rows: list[dict], about: str) -> Figure | None:
     for y, row in enumerate(rows):
         colour, marker = STYLES[row["knob"]]
         style = {"color": colour, "marker": marker, "capsize": 3, "markersize": 6}
-        left.errorbar(_percent(row), y, xerr=[[end] for end in _reach(row)], **style)
-        right.errorbar(row["l2"], y, xerr=_error(row), **style)
+        left.errorbar(row["percent"], y, xerr=[[end] for end in row["reach"]], **style)
+        right.errorbar(row["l2"], y, xerr=row["error"], **style)
         if row["name"] == DEFAULTS:
-            for axes, value in ((left, _percent(row)), (right, row["l2"])):
+            for axes, value in ((left, row["percent"]), (right, row["l2"])):
                 axes.axvline(value, color=GREY, linewidth=0.8, linestyle=":")
     left.set_yticks(range(len(rows)), [row["label"] for row in rows])
     right.set_yticks(range(len(rows)), [])
@@ -108,11 +109,13 @@ def steps_plot(rows: list[dict], about: str) -> Figure | None:
     if len(rows) < 2:
         return None
     figure, (left, right) = _figure(3.9, about, "More steps come closer", 2)
-    steps = [row["steps"] for row in rows]
+    steps, percent, l2, error = (
+        [row[key] for row in rows] for key in ("steps", "percent", "l2", "error")
+    )
+    reach = list(zip(*(row["reach"] for row in rows), strict=True))
     style = {"color": BLUE, "marker": "o", "capsize": 4, "linewidth": 1.8}
-    reach = list(zip(*map(_reach, rows), strict=True))
-    left.errorbar(steps, list(map(_percent, rows)), yerr=reach, **style)
-    right.errorbar(steps, [row["l2"] for row in rows], yerr=list(map(_error, rows)), **style)
+    left.errorbar(steps, percent, yerr=reach, **style)
+    right.errorbar(steps, l2, yerr=error, **style)
     left.set_ylim(-3, 103)
     left.set_ylabel(SHARE)
     right.set_ylim(bottom=0)
@@ -186,20 +189,13 @@ def _figure(height: float, about: str, title: str, columns: int) -> tuple[Figure
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def _percent(row: dict) -> float:
-    return 100 * row["within_eps"]["share"]
-
-
-def _reach(row: dict) -> tuple[float, float]:
-    """How far the Wilson interval reaches below and above the share, in percent."""
-    share = row["within_eps"]
-    ends = share["share"] - share["low"], share["high"] - share["share"]
-    return tuple(max(100 * end, 0.0) for end in ends)
-
-
-def _error(row: dict) -> float:
-    """The standard error of the mean L2; 0 where a single picture has none."""
-    return row["l2_error"] or 0.0
+def _with_reach(row: dict) -> dict:
+    """A row with its share in percent, how far the Wilson interval reaches below and above it, and
+    the standard error of the mean L2, 0 where a single picture has none.
+    """
+    percent, low, high = (100 * row["within_eps"][key] for key in ("share", "low", "high"))
+    reach = max(percent - low, 0.0), max(high - percent, 0.0)
+    return row | {"percent": percent, "reach": reach, "error": row["l2_error"] or 0.0}
 
 
 def _eps_line(draw: Callable, rows: list[dict]) -> None:

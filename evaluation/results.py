@@ -21,6 +21,9 @@ NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was
 NO_PICTURE = "left out, a record without its picture: run.py was stopped, run it again"
 BAD_RECORD = "left out, its record is damaged: make it anew (run.py -overwrite)"
 TWICE = "left out, a result of that name lies within eps as well: remove the older one"
+NO_LR = (
+    "no such folder, so that only the records are evaluated: name the LR pictures with -input_dir"
+)
 OPTIONAL = ("seed", "duplicate", "geocross", "best_step", "seconds")  # older records lack some
 MAX_FIGURE = 1e300  # no figure is larger; sums of such numbers would overflow
 
@@ -191,15 +194,3 @@ class PictureFolder:
         if path is None:
             raise UserError("no picture has its name: put it there under that name")
         return read_picture(path)
-
-
-def find_lr(input_dir: Path | None, problems: Problems) -> PictureFolder | None:
-    """Where the LR are; None, and a problem, where no -input_dir was given and `input` is missing.
-
-    Raises: UserError where the given one cannot be read.
-    """
-    if input_dir is None and not Path("input").exists():
-        reason = "no such folder, so that only the records are evaluated: name the LR pictures with"
-        problems.add(f"{reason} -input_dir", "input")
-        return None
-    return PictureFolder(input_dir or Path("input"), "-input_dir")

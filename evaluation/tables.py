@@ -14,7 +14,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from statistics import fmean
 
@@ -23,20 +22,18 @@ from evaluation import intervals, metrics
 from evaluation.per_image import COLUMNS, Evaluation
 from runner.records import spreadsheet_cell
 
-# A column: its key in a row of the table, its header, how a figure is shown.
-Column = tuple[str, str, Callable[[object], str]]
-
 
 def share_text(share: dict) -> str:
     """`62.5 % (30.6 to 86.3)`: of intervals.share_of."""
     return "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * share[k] for k in ("share", "low", "high")))
 
 
-WITHIN_EPS: tuple[Column, Column] = (
+# Columns: the key in a row of the table, the title, how a figure is shown.
+WITHIN_EPS = (
     ("within_eps", "within eps", "{0[within]} of {0[of]}".format),
     ("within_eps", "share, 95 % interval", share_text),
 )
-HEADER: tuple[Column, ...] = (
+HEADER = (
     ("row", "", str),
     ("pictures", "pictures", str),
     ("l2", "L2", "{:.4g}".format),
@@ -56,7 +53,7 @@ HEADER: tuple[Column, ...] = (
     ("best_step", "best step", "{:.1f}".format),
     ("seconds", "seconds", "{:.2f}".format),
 )
-GROUP_HEADER: tuple[Column, ...] = (
+GROUP_HEADER = (
     ("group", "group", str),
     ("inputs", "inputs", str),
     ("results", "results", str),
@@ -246,7 +243,7 @@ def what_was_evaluated(rows: list[dict]) -> str:
     return ", ".join(parts)
 
 
-def cells(table: list[dict], header: tuple[Column, ...] = HEADER) -> list[list[str]]:
+def cells(table: list[dict], header=HEADER) -> list[list[str]]:
     """A table as text, the header first, without columns that are empty throughout."""
     used = [column for column in header if any(row.get(column[0]) is not None for row in table)]
     lines = [
