@@ -30,6 +30,7 @@ from torch import Tensor
 
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
+from cli.progress import tell
 from generators.formats import read_networks
 from generators.load import DEMO
 from imaging.provenance import write_png
@@ -145,7 +146,7 @@ def search_share(generator: str, val: Path, seed: int = 0) -> tuple[int, int, fl
     """How many unseen faces, at 16 pixels, run.py at its defaults explains within eps, of how many,
     and the mean L2.
 
-    Raises: RuntimeError with what a command said.
+    Raises: UserError with what a command said.
     """
     with tempfile.TemporaryDirectory() as folder:
         LR, runs = Path(folder) / "input", Path(folder) / "runs"
@@ -159,7 +160,7 @@ def search_share(generator: str, val: Path, seed: int = 0) -> tuple[int, int, fl
             command = [sys.executable, str(ROOT / script), *map(str, flags), *common]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise RuntimeError(f"{script}: {done.stderr.strip().splitlines()[-1]}")
+                raise UserError(f"{script}: {done.stderr.strip().splitlines()[-1]}")
         with open(runs / "results.csv", newline="") as file:
             rows = list(csv.DictReader(file))
     within = sum(row["within_eps"] == "True" for row in rows)
@@ -208,27 +209,23 @@ def main() -> int:
         write_png(args.grid, sample_grid(made[:32]), {"Description": "samples, seeds 0 to 31"})
     if "a" in args.parts:
         share, real = face_share(made[: args.samples]), face_share(train[: args.samples])
-        print(f"(a) exactly one face: {share:.1%} of samples, {real:.1%} of real faces", flush=True)
+        tell(f"(a) exactly one face: {share:.1%} of samples, {real:.1%} of real faces")
     if "b" in args.parts:
         number = min(len(made), len(train) // 2)
         distance = sliced_wasserstein(made[:number], train[::2][:number])
         halves = sliced_wasserstein(train[1::2][:number], train[::2][:number])
-        print(f"(b) sliced Wasserstein: {distance:.1f}, two halves of the real {halves:.1f}")
+        tell(f"(b) sliced Wasserstein: {distance:.1f}, two halves of the real {halves:.1f}")
     if "d" in args.parts:
         share = memorised_share(made[: args.samples // 2], val, train)
         real = memorised_share(train, val, train)
-        print(
+        tell(
             f"(d) nearer to a training face than 90 % of unseen faces are: {share:.1%} of samples, "
-            f"{real:.1%} of the training faces to the others",
-            flush=True,
+            f"{real:.1%} of the training faces to the others"
         )
     if "c" in args.parts:
         generator = args.generator if args.generator == "demo" else Path(args.generator).resolve()
-        try:
-            within, number, l2 = search_share(str(generator), args.val)
-        except (RuntimeError, OSError) as error:
-            raise UserError(str(error)) from None
-        print(f"(c) search within eps: {within} of {number}, mean L2 {l2:.5f}")
+        within, number, l2 = search_share(str(generator), args.val)
+        tell(f"(c) search within eps: {within} of {number}, mean L2 {l2:.5f}")
     return OK
 
 

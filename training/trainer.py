@@ -1,8 +1,8 @@
-"""One training step of a StyleGAN: what train.py repeats.
+"""One training step of a StyleGAN: what training.train repeats.
 
 Non-saturating loss, lazy R1, augmentation of all that the discriminator sees, style mixing, an
-average over the weights; and searches beside samples (searches.py). Convolutions in bfloat16 where
-the device is faster with it, all else in float32.
+average over the weights; and searches beside samples (search_loss.py). Convolutions in bfloat16
+where the device is faster with it, all else in float32.
 """
 
 from __future__ import annotations
