@@ -66,6 +66,17 @@ def test_every_link_to_a_file_of_the_repository_leads_somewhere():
         assert (ROOT / target).exists(), target
 
 
+def test_pip_refuses_to_install_it_in_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", "--disable-pip-version-check", ROOT],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"ERROR: Directory '.*' is not installable\. .*\n", done.stderr)
+
+
 def test_both_environments_have_the_same_packages():
     conda_names = {"torch": "pytorch", "dlib-bin": "dlib"}
     lines = (ROOT / "requirements.txt").read_text().splitlines()
