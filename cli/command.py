@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     def flag(self, name: str, help: str, default=None, shown=None, **options) -> None:
         """Add `-name`. The help ends with the default, or with `shown` where that is given."""
         shown = default if shown is None else shown
-        if shown not in (None, False):
+        if shown is not None and shown is not False:  # 0 is a default, too
             help = f"{help} (default: {shown})"
         self.add_argument(f"-{name}", default=default, help=help.replace("%", "%%"), **options)
 
