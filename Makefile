@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo_run
 
-.PHONY: demo bench test lint stress clean
+.PHONY: demo bench test lint flags stress clean
 
 # A photograph in, imaginary faces out: ends by saying where the picture is that shows them.
 demo: .venv/installed
@@ -21,6 +21,10 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# docs/flags.md, from the commands' own parsers.
+flags: .venv/installed
+	$(BIN)/python docs/write_flags.py
 
 # Time and memory, printed: figures, not tests. Then the tests that take minutes each.
 stress: .venv/installed

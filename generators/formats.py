@@ -80,7 +80,7 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
             first = next(iter(content), "none")
             raise UserError(
                 f"holds no generator in a known format (its first key is {first!r}): give one of "
-                "those that the README lists"
+                "those that docs/generators.md lists"
             )
         networks = reader.read(content)
     networks.origin = reader.name

@@ -190,7 +190,7 @@ def memorised_share(made: Tensor, val: Tensor, train: Tensor) -> float:
     return (nearest(made, train) < threshold).float().mean().item()
 
 
-def main() -> int:
+def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag("generator", "demo or a one-file generator with its mapping network", "demo")
     flags.flag("data", "folder of the training faces", required=True, type=Path)
@@ -198,7 +198,11 @@ def main() -> int:
     flags.flag("samples", "for (a); half as many for (d)", 1000, type=int)
     flags.flag("parts", "of a, b, c and d", "abcd")
     flags.flag("grid", "write a grid of the samples of seeds 0 to 31 to this PNG", type=Path)
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
     networks = read_networks(DEMO if args.generator == "demo" else Path(args.generator))
     if networks.mapping is None:
         raise UserError(f"{args.generator} has no mapping network to draw samples with")
