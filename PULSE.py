@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from cli.errors import UserError
-from fast.choose import Accelerator
-from fast.cuda_graph import Replay
+from fast.choose import FastForms
+from fast.cuda_graph import Recorder
+from fast.device import choose_device
 from generators.latents import Latent, draw, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
 from loss import LossBuilder
@@ -60,7 +61,7 @@ class Search:
 
     synthesize: what draws, generator.synthesis or a faster form of the same function. All that a
     step changes are tensors, in place, its own number and the learning rate among them: so that on
-    CUDA steps can be recorded and replayed (`replay`), and the device is never waited for.
+    CUDA steps can be recorded and replayed (by `recorder`), and the device is never waited for.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Search:
         *,
         save_intermediate: bool = False,
         on_step: Callable[[int, Figures], None] | None = None,
-        replay: Replay | None = None,
+        recorder: Recorder | None = None,
     ):
         self.generator, self.synthesize = generator, synthesize
         self.settings, self.seeds = settings, seeds
-        self.save_intermediate, self.on_step, self.replay = save_intermediate, on_step, replay
+        self.save_intermediate, self.on_step = save_intermediate, on_step
         device = generator.mean.device
         on_cuda = device.type == "cuda"
-        ref_im = ref_im.to(device)
+        ref_im = ref_im.to(device, copy=True)  # a recorded step's, into which later ones are copied
         self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps)
 
         starts = [starting_point(generator, settings, seed) for seed in seeds]
@@ -123,6 +124,15 @@ class Search:
             **{layer: torch.zeros_like(self.noise[layer]).detach() for layer in self.trained},
         }
         self._iterates = self.best["HR"], self.best["LR"]
+        self.replay = None
+        if recorder is not None:
+            self.replay = recorder.begin((synthesize, settings), self.tensors, self.optimiser.opt)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a step reads or changes, but the optimiser's own."""
+        own = (self.loss.ref_im, self.v, *self.noise, self.rates, self.rate, self.index)
+        return [*own, *self.optimiser.radii, *self.best.values()]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(self.steps_done, self.settings.steps):
@@ -137,36 +147,48 @@ class Search:
         (the mean squared difference, not bounded by eps), "GEOCROSS" and "total", each (B,) and on
         the device.
         """
-        if self.steps_done + 1 == self.settings.steps:
-            self.replay = None  # and with it the memory that a recorded step holds
+        last = self.steps_done + 1 == self.settings.steps
+        if self.replay is not None:  # the last step, too, moves: the recorded one can do no less
+            judged = self.replay(self._descend)
+        elif last:
             with torch.no_grad():
-                figures = self._judge()[1]
+                judged = self._judge()[1]
         else:
-            figures = self.replay(self._descend) if self.replay else self._descend()
+            judged = self._descend()
         self.steps_done += 1
-        return figures
+        self._iterates = judged["HR"], judged["LR"]
+        if last and self.replay is not None:
+            self._leave_recording()
+        return {name: judged[name].clone() for name in ("L2", "GEOCROSS", "total")}
 
-    def _descend(self) -> Figures:
+    def _leave_recording(self) -> None:
+        """The next search may have the memory in which this one was computed."""
+        self.best = {name: value.clone() for name, value in self.best.items()}
+        self._iterates = tuple(each.clone() for each in self._iterates)
+        self.replay.finish(self._descend)
+        self.replay = None
+
+    def _descend(self) -> dict[str, Tensor]:
         """One step but the last: projected gradient descent. Changes tensors only, in place."""
         self.optimiser.zero_grad()
-        total, figures = self._judge()
+        total, judged = self._judge()
         total.sum().backward()
         self.rate.copy_(self.rates.index_select(0, self.index)[0])
         self.optimiser.step()
         self.index += 1
-        return figures
+        return judged
 
-    def _judge(self) -> tuple[Tensor, Figures]:
-        """The present iterate's loss (B,), to be differentiated, and its figures; the best so far
-        is kept.
+    def _judge(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The present iterate's loss (B,), to be differentiated; itself, "HR" and "LR", and its
+        figures. The best so far is kept.
         """
         w = self.generator.w_of(self.v)
         HR = draw(self.synthesize, w, self.noise)
         total, terms = self.loss(w, HR)
-        self._iterates = HR.detach(), terms["LR"].detach()
         self._keep_best(total.detach(), HR.detach(), w.detach(), terms)
-        figures = {"L2": terms["mse"], "GEOCROSS": terms["GEOCROSS"], "total": total}
-        return total, {name: values.detach() for name, values in figures.items()}
+        judged = {"HR": HR, "LR": terms["LR"], "L2": terms["mse"], "total": total}
+        judged["GEOCROSS"] = terms["GEOCROSS"]
+        return total, {name: values.detach() for name, values in judged.items()}
 
     @torch.no_grad()
     def _keep_best(self, total: Tensor, HR: Tensor, w: Tensor, terms: dict[str, Tensor]) -> None:
@@ -222,23 +244,6 @@ class Search:
         return [Result(*row) for row in zip(self.seeds, *columns, strict=True)]
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else Apple's MPS, else the CPU.
-
-    Raises: UserError for a device that this machine, or this PyTorch, does not have.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, usable in available.items() if usable)
-    if not available.get(name.split(":")[0], False):
-        raise UserError(f"device {name!r} is not available here: use auto or cpu")
-    return torch.device(name)
-
-
 class PULSE:
     """A generator on a device, ready to search.
 
@@ -265,18 +270,25 @@ class PULSE:
         if self.device.type != "cpu":
             _ = self.generator.sha256  # hashed here: later it would copy every weight back
         self.generator.to(self.device)
-        self._accelerator = Accelerator(
-            self.generator.synthesis, Path(cache_dir), compile, precision
-        )
-        self.precision = self._accelerator.precision
-        self.formulation = "plain"  # of the network, in the last search: then eager or compiled
+        self._forms = FastForms(self.generator.synthesis, Path(cache_dir), compile, precision)
+        self.precision = self._forms.precision
+        self.synthesize: Synthesize = self.generator.synthesis  # in the last search: a fast form
+
+    @property
+    def formulation(self) -> str:
+        """Of the network, in the last search: plain before the first, then eager or compiled."""
+        return getattr(self.synthesize, "formulation", "plain")
 
     def fast_form(self, steps: int, like: str | None = None) -> Synthesize:
         """The generator's network in the form that is best for searches of `steps`, or that of an
         earlier search, `like` "eager" or "compiled".
         """
-        self.formulation, synthesize = self._accelerator.choose(steps, like)
-        return synthesize
+        self.synthesize = self._forms.choose(steps, like)
+        return self.synthesize
+
+    def free_memory(self) -> None:
+        """After a search for which memory was not enough: give the device back what is unused."""
+        self._forms.free_memory()
 
     def __call__(
         self,
@@ -321,7 +333,6 @@ class PULSE:
             raise UserError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
         for each in seeds:
             require_seed(each)
-        replays = self._accelerator.replays(settings.steps)
         return Search(
             self.generator,
             self.fast_form(settings.steps),
@@ -330,7 +341,7 @@ class PULSE:
             seeds,
             save_intermediate=save_intermediate,
             on_step=on_step,
-            replay=Replay(self.device) if replays else None,
+            recorder=self._forms.recorder(settings.steps),
         )
 
     def render(self, file: str | os.PathLike) -> Tensor:

@@ -41,10 +41,12 @@ from benchmarks.step_profile import profile
 from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
-from fast.choose import has_bfloat16, multiply_adds
+from fast.choose import multiply_adds
+from fast.device import choose_device
+from fast.precision import has_bfloat16
 from generators.load import DEMO
 from imaging.pictures import list_pictures, read_picture, to_tensor
-from PULSE import PULSE, choose_device
+from PULSE import PULSE
 from safe_files import atomic_write
 from search_settings import PRECISIONS
 from stylegan import G_synthesis

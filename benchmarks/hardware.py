@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from fast.precision import convolutions_in, matrix_products_in
+
 
 def processor() -> str:
     """The name of this machine's processor, as far as the system tells."""
@@ -23,7 +25,9 @@ def processor() -> str:
 
 def wait_for_device(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
@@ -46,15 +50,13 @@ def machine_rates(device: torch.device, precision: str) -> dict[str, float]:
     """
     size, batch = (2048, 1) if device.type == "cpu" else (8192, 16)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        tf32 = precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     x, kernel = (
         torch.randn(*shape, device=device).to(dtype, memory_format=torch.channels_last)
         for shape in ((batch, 256, 128, 128), (256, 256, 3, 3))
     )
-    with torch.inference_mode():
+    switches = convolutions_in(precision, device), matrix_products_in(precision, device)
+    with torch.inference_mode(), switches[0], switches[1]:
         return {
             "matrix": size**3 / seconds_of(lambda: a @ b, device),
             "convolution": kernel.numel()

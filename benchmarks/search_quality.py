@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cli.progress import Progress
-from fast.choose import choose_threads, has_bfloat16
+from fast.choose import choose_threads
+from fast.precision import convolutions_in, has_bfloat16
 from PULSE import PULSE, Result, Search
 from search_settings import Settings
 
@@ -30,14 +31,21 @@ def forms_for(device: torch.device) -> list[tuple[str, str]]:
 
 
 def search_all(
-    model: PULSE, synthesize, pictures: Tensor, settings: Settings, progress: Progress
+    model: PULSE, form: str, pictures: Tensor, settings: Settings, progress: Progress
 ) -> list[Result]:
-    """One search for each of pictures (N, 3, h, h), with its number as the seed: N results."""
+    """One search for each of pictures (N, 3, h, h), with its number as the seed: N results. form:
+    plain, or fast, as run.py searches.
+    """
     results: list[Result] = []
     for i in range(len(pictures)):
-        search = Search(model.generator, synthesize, pictures[i : i + 1], settings, [i])
-        for _ in search:
-            pass
+        if form == "fast":
+            search = model(pictures[i], seed=i, settings=settings)
+        else:
+            generator = model.generator
+            search = Search(generator, generator.synthesis, pictures[i : i + 1], settings, [i])
+        with convolutions_in(model.precision, model.device):  # the plain network has no own
+            for _ in search:
+                pass
         results += search.results
         progress.advance()
     return results
@@ -64,11 +72,11 @@ def compare(
     rows: list[dict] = []
     threads = torch.get_num_threads()
     for form, precision in forms_for(device):
-        model = PULSE(generator, str(device), cache_dir, compile="on", precision=precision)
+        compile = "on" if device.type == "cpu" else "auto"
+        model = PULSE(generator, str(device), cache_dir, compile=compile, precision=precision)
         torch.set_num_threads(choose_threads(None, model.generator.synthesis))
-        synthesize = model.fast_form(steps) if form == "fast" else model.generator.synthesis
         progress = Progress(len(pictures), "face")
-        results = search_all(model, synthesize, pictures, settings, progress)
+        results = search_all(model, form, pictures, settings, progress)
         progress.close()
         l2 = [result.l2 for result in results]
         within = [float(result.within_eps) for result in results]

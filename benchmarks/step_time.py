@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 import stylegan
 from benchmarks.hardware import wait_for_device
+from fast.precision import convolutions_in
 from generators.formats import Networks
 from generators.load import save_generator
 from PULSE import PULSE, Search
@@ -52,35 +53,39 @@ def random_generator(
 
 
 def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
-    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory."""
-    compile = "on" if row.formulation == "compiled" else "off"
+    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory. On
+    CUDA the fast forms' steps are replayed, as in run.py.
+    """
+    compile = "on" if row.formulation == "compiled" else "auto"
+    if device_name == "cpu" and row.formulation != "compiled":
+        compile = "off"
     model = PULSE(file, device_name, cache_dir, compile=compile, precision=row.precision)
     generator, device = model.generator, model.device
-    if row.formulation.startswith("plain"):
-        synthesize = generator.synthesis
-        if row.formulation == PLAIN_LIBRARY:
-            stylegan.instance_norm = F.instance_norm
-    else:
-        synthesize = model.fast_form(STEPS)
-    settings = Settings(steps=2 * repeats + 10)
-    size = 1 if device.type == "cpu" else row.batch  # as the search itself does
-    ref_im = torch.full((size, 3, 32, 32), 0.5)
-    searches = [
-        Search(generator, synthesize, ref_im, settings, list(range(i, i + size)))
-        for i in range(0, row.batch, size)
-    ]
-    seconds = []
+    if row.formulation == PLAIN_LIBRARY:
+        stylegan.instance_norm = F.instance_norm
+    size = 1 if device.type == "cpu" else row.batch  # as run.py does
     uncounted = 2 if device.type == "cpu" else 8
-    for _ in range(uncounted + repeats):
-        wait_for_device(device)
-        start = time.perf_counter()
-        for search in searches:
-            search.step()
-        wait_for_device(device)
-        seconds.append(time.perf_counter() - start)
+    settings = Settings(steps=max(uncounted + repeats + 1, STEPS))
+    ref_im = torch.full((size, 3, 32, 32), 0.5)
+    searches = []
+    for i in range(0, row.batch, size):
+        seeds = list(range(i, i + size))
+        if row.formulation.startswith("plain"):
+            searches.append(Search(generator, generator.synthesis, ref_im, settings, seeds))
+        else:
+            searches.append(model(ref_im, seed=seeds, settings=settings))
+    seconds = []
+    with convolutions_in(row.precision, device):  # the plain network has none of its own
+        for _ in range(uncounted + repeats):
+            wait_for_device(device)
+            start = time.perf_counter()
+            for search in searches:
+                search.step()
+            wait_for_device(device)
+            seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 1e6
+        peak = torch.cuda.max_memory_allocated(device) / 1e6
     return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
 
 

@@ -1,30 +1,32 @@
 """How the synthesis network is computed in a search: the one place where that is decided.
 
-`plain` is stylegan.py, the reference, which no search uses. `eager` is fast.py with PyTorch's own
-operations; `compiled` is fast.py with fast.c on a CPU, and with torch.compile on CUDA. There, steps
-are also launched as a whole (replay.py).
+`plain` is stylegan.py, the reference, which no search uses. `eager` is synthesis.py with PyTorch's
+own operations; `compiled` is synthesis.py with cpu.c on a CPU, and with torch.compile on CUDA.
+There, steps are also launched as a whole (cuda_graph.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import platform
 from pathlib import Path
 
 import torch
 
 from cli.errors import UserError
+from fast import inductor
+from fast.cuda_graph import Recorder
+from fast.memory import free_memory, keep_freed_memory
+from fast.precision import choose_precision, dtype_of
 from fast.synthesis import FastSynthesis, Kernels, TorchKernels
-from search_settings import COMPILE, PRECISIONS
+from search_settings import COMPILE
 from stylegan import G_synthesis
 
-# -compile auto: pixels times steps of one picture from which compiling pays. fast.c takes up to ten
-# seconds, once for a machine, and saves about 3 seconds in a million on two cores; torch.compile
-# takes about a minute for each kind of search. It is reckoned for one picture, whatever the number:
-# a picture's result must not depend on how many are made with it.
+# -compile auto, on a CPU: pixels times steps of one picture from which compiling pays: cpu.c takes
+# up to ten seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
+# reckoned for one picture, whatever the number: a picture's result must not depend on how many are
+# made with it. On CUDA nothing is compiled unless it is asked for: torch.compile takes a minute or
+# two in each process, which only thousands of pictures would earn back.
 PAYS_ON_CPU = 100_000
-PAYS_ON_CUDA = 20_000_000
 
 REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 
@@ -33,37 +35,9 @@ REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 # the other at every layer: then they are five times slower.
 ONE_THREAD = 1_000_000_000
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
 
 log = logging.getLogger("pulse")
-
-
-def choose_precision(name: str | None, device: torch.device) -> str:
-    """`name`, or for None what PyTorch itself does in convolutions: `tf32` on CUDA where it is
-    allowed, else `float32`.
-
-    tf32 does not exist beside CUDA, and bfloat16 on a CPU only where it has instructions for it:
-    float32 is used there, and a line says so. Raises: UserError for an unknown name.
-    """
-    cuda = device.type == "cuda"
-    if name is None:
-        return "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "float32"
-    if name not in PRECISIONS:
-        raise UserError(f"precision {name!r} is unknown: use {', '.join(PRECISIONS)}")
-    if name == "tf32" and not cuda:
-        log.warning("precision tf32 exists on CUDA only: float32 is used")
-        return "float32"
-    if name == "bfloat16" and device.type == "cpu" and not has_bfloat16():
-        log.warning("this CPU has no instructions for bfloat16: float32 is used")
-        return "float32"
-    return name
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU convolves in bfloat16 faster than by imitating it."""
-    probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(probe()) if probe is not None else False
 
 
 def multiply_adds(network: G_synthesis, folded: bool) -> int:
@@ -92,55 +66,41 @@ def choose_threads(threads: int | None, network: G_synthesis) -> int:
     return 1 if small else torch.get_num_threads()
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large blocks that are freed, for the next step, which needs the same.
-
-    It would map and zero each picture of 64 MB anew, which takes as long as the convolutions of a
-    step at 1024 pixels. Elsewhere than on glibc nothing happens.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        c = ctypes.CDLL(None)
-        c.mallopt(M_MMAP_MAX, 0)
-        c.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def require_compile(name: str) -> None:
     """Raises: UserError unless it is one of COMPILE."""
     if name not in COMPILE:
         raise UserError(f"compile {name!r} is unknown: use {', '.join(COMPILE)}")
 
 
-class Accelerator:
-    """The fast forms of one synthesis network, made when first asked for.
+class FastForms:
+    """The fast forms of one synthesis network, each made when it is first chosen.
 
-    synthesis: on its device already. Raises: UserError for an unknown `compile` or `precision`.
+    synthesis: on its device already. cache_dir: where compiled code is kept. compile: `auto`, `on`
+    or `off`. precision: of the convolutions, or None for PyTorch's own choice; what it came to is
+    `precision`. Raises: UserError for an unknown `compile` or `precision`.
     """
 
     def __init__(
         self, synthesis: G_synthesis, cache_dir: Path, compile: str, precision: str | None
     ):
         require_compile(compile)
-        self.synthesis, self.cache_dir, self.compile = synthesis, cache_dir, compile
+        self.synthesis, self.cache_dir, self.compile = synthesis, Path(cache_dir), compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
-        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        if self.device.type == "cuda":
-            tf32 = self.precision == "tf32"
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        self._recorder: Recorder | None = None
         self._made: dict[str, FastSynthesis] = {}
         self._refused = False  # compiling failed, and it was said
 
-    def choose(self, steps: int, like: str | None = None) -> tuple[str, FastSynthesis]:
-        """What searches of so many steps are computed with: its name and the network. With `auto`
-        a name `like` that of an earlier search is followed.
+    def choose(self, steps: int, like: str | None = None) -> FastSynthesis:
+        """What searches of so many steps are computed with. With `auto`, a formulation `like` that
+        of an earlier search is followed on a CPU, where a picture is the same only in the same one.
         """
         if self.device.type == "cpu" and self.synthesis.resolution >= LARGE:
             keep_freed_memory()
-        pays = PAYS_ON_CPU if self.device.type == "cpu" else PAYS_ON_CUDA
         wanted = self.compile == "on"
-        if self.compile == "auto":
-            wanted = steps * self.synthesis.resolution**2 >= pays
-            wanted = like == "compiled" if like is not None else wanted
+        if self.compile == "auto" and self.device.type == "cpu":
+            pays = steps * self.synthesis.resolution**2 >= PAYS_ON_CPU
+            wanted = like == "compiled" if like is not None else pays
         if wanted and not self._refused and "compiled" not in self._made:
             kernels, reason = self._compile()
             if kernels is None:
@@ -151,26 +111,35 @@ class Accelerator:
         name = "compiled" if wanted and not self._refused else "eager"
         if name not in self._made:
             self._made[name] = self._fast(TorchKernels())
-        return name, self._made[name]
+        return self._made[name]
 
-    def replays(self, steps: int) -> bool:
-        """Whether steps of such searches are launched as a whole (replay.py): on CUDA, as soon as
-        that is less work than recording one.
+    def recorder(self, steps: int) -> Recorder | None:
+        """What launches steps of such searches as a whole: on CUDA, as soon as that is less work
+        than recording one; else None.
         """
         pays = self.compile == "on" or steps >= REPLAY_PAYS
-        return self.device.type == "cuda" and self.compile != "off" and pays
+        if self.device.type != "cuda" or self.compile == "off" or not pays:
+            return None
+        self._recorder = self._recorder or Recorder(self.device)
+        return self._recorder
+
+    def free_memory(self) -> None:
+        """After a search for which memory was not enough: what is not needed goes."""
+        if self._recorder is not None:
+            self._recorder.forget()
+        if "compiled" in self._made:
+            self._made["compiled"].kernels.forget_batch_sizes()
+        free_memory(self.device)
 
     def _fast(self, kernels: Kernels) -> FastSynthesis:
-        return FastSynthesis(self.synthesis, kernels, self.dtype)
+        return FastSynthesis(self.synthesis, kernels, self.precision)
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""
         if self.device.type == "cpu":
             from fast import cpu
 
-            return cpu.load(self.cache_dir, self.dtype)
+            return cpu.load(self.cache_dir, dtype_of(self.precision))
         if self.device.type == "cuda":
-            from fast.synthesis import inductor_kernels
-
-            return inductor_kernels(self.cache_dir)
+            return inductor.load(self.cache_dir, self.device)
         return None, f"there is no compiled form for {self.device.type}"

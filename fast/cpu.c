@@ -1,5 +1,5 @@
 /* What lies between two convolutions of the synthesis network, in as few passes over memory as it
- * takes. fast.py says what each function computes, compiles this file and calls it.
+ * takes. synthesis.py says what each function computes, cpu.py compiles this file and calls it.
  *
  * Pictures are (rows, width, channels), channels last, one picture at a time: of float32, or with
  * -DBFLOAT16 of bfloat16, in which they are only stored; everything else is float32, and sums over

@@ -1,8 +1,8 @@
-"""fast.c, compiled once for this machine and each type of pictures and kept in the cache, as the
-Kernels of fast.py.
+"""cpu.c, compiled once for this machine and each type of pictures and kept in the cache, as Kernels
+of synthesis.py.
 
-No compiler, a failing one or a result that is not right are no errors: the reason is told, and the
-same functions are done by PyTorch.
+No compiler, a failing one or a result that is not right are no errors: the reason is returned, and
+PyTorch's own operations are used.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ class PictureGrad(NamedTuple):
 
 
 class NativeKernels(TorchKernels):
-    """Kernels of fast.c, for pictures of one of DTYPES on the CPU; `library` is what `load`
+    """Kernels of cpu.c, for pictures of one of DTYPES on the CPU; `library` is what `load`
     compiled for it.
     """
+
+    formulation = "compiled"
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype):
         self.library, self.dtype = library, dtype
@@ -52,7 +54,7 @@ class NativeKernels(TorchKernels):
     def _call(self, name: str, *arguments) -> None:
         pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         if getattr(self.library, name)(*pointers, torch.get_num_threads()):
-            raise MemoryError(f"{name} of fast.c found no memory for a few rows of pixels")
+            raise MemoryError(f"{name} of cpu.c found no memory for a few rows of pixels")
 
     def leaky(self, y, bias, weight, noise, blur):
         y = channels_last(y)
@@ -90,7 +92,7 @@ class NativeKernels(TorchKernels):
         return PictureGrad(grad.contiguous(), weight.contiguous())
 
     def _gradient(self, g: Tensor | PictureGrad, i: int) -> tuple:
-        """The arguments g, grad and weight of fast.c for picture i of g."""
+        """The arguments g, grad and weight of cpu.c for picture i of g."""
         return (0, g.grad[i], g.weight) if isinstance(g, PictureGrad) else (g[i], 0, 0)
 
     def sums(self, g, x, mean):

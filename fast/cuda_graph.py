@@ -1,77 +1,174 @@
 """A step of the search on CUDA, launched as a whole: its hundreds of small kernels are recorded
 once, as a CUDA graph, and then started by one call.
 
-    replay = Replay(device)
+    recorder = Recorder(device)                      # one for all searches on a generator
+    replay = recorder.begin(kind, tensors, optimiser)
     for _ in range(100):
-        figures = replay(step)  # step() → a dict of tensors
+        outputs = replay(step)                       # step() → a dict of tensors
+    replay.finish(step)
 
 What is recorded is kernels and addresses. So `step` must change tensors in place only, decide
-nothing in Python by what it has computed, and not wait for the device (walk.py's does so).
+nothing in Python by what it has computed, and not wait for the device (the search's does so). The
+next search of the same kind moves into the memory of the recorded one, and needs no recording.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from fast.device import first_line
+from fast.memory import is_out_of_memory
+
 WARM_UP = 3  # steps before the recording: libraries make their handles and workspaces in the first
+
+Step = Callable[[], dict[str, Tensor]]
 
 log = logging.getLogger("pulse")
 
 
-class Replay:
-    """Calls steps on a CUDA device: the first WARM_UP as they are, then recorded and replayed.
+@dataclass
+class Recording:
+    """One recorded step. `keep` holds what else it reads: the search that was recorded."""
 
-    Nothing is done twice: steps that warm up are steps of the search. Where recording fails, one
-    line says why, and steps are called as they are from then on.
+    graph: torch.cuda.CUDAGraph
+    outputs: dict[str, Tensor]  # what each replay writes anew
+    signature: tuple
+    tensors: Sequence[Tensor]  # what a search begins with
+    state: list[Tensor]  # the optimiser's, zero at the start of a search
+    keep: object = field(default=None, repr=False)
+
+    @torch.no_grad()
+    def move_in(self, tensors: Sequence[Tensor]) -> None:
+        """Let `tensors`, of another search at its start, lie where the graph reads and writes."""
+        for recorded, new in zip(self.tensors, tensors, strict=True):
+            recorded.copy_(new)
+            new.data = recorded.data
+        for each in self.state:
+            each.zero_()
+
+
+class Recorder:
+    """Records steps on one CUDA device, on one stream of its own; the last recording is kept for
+    the next search. Where recording fails, one line says why, and no step is recorded any more.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.left = WARM_UP
+        self.kept: Recording | None = None
         self.refused = False
-        self.stream: torch.cuda.Stream | None = None  # both warm-up and recording need one aside
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.figures: dict[str, Tensor] = {}  # what the graph writes its results to
+        self._stream: torch.cuda.Stream | None = None
 
-    def __call__(self, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """One step; its results are the caller's own."""
-        if self.graph is None and not self.refused:
-            try:
-                if self.left > 0:
-                    self.left -= 1
-                    return self._aside(step)
-                self._record(step)
-            except torch.OutOfMemoryError:
-                raise  # the batch is too large, recorded or not
-            except Exception as error:  # of whatever kind: CUDA's own, or a driver too old
-                self.graph, self.refused = None, True
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                log.warning(f"steps are not replayed ({reason}): slower, and otherwise the same")
-        if self.graph is None:
-            return step()
-        self.graph.replay()
-        return {name: values.clone() for name, values in self.figures.items()}
+    def begin(
+        self, kind: object, tensors: Sequence[Tensor], optimiser: torch.optim.Optimizer
+    ) -> Replay:
+        """For a search at its start.
 
-    def _aside(self, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """One step on the stream that will record."""
+        kind: compares equal for two searches exactly where their steps differ in nothing but the
+        values of `tensors`. tensors: all that a step reads or changes in place, except the state of
+        `optimiser`, which begins as zeros.
+        """
+        signature = (kind, [(each.shape, each.dtype) for each in tensors])
+        kept, self.kept = self.kept, None  # a second search beside this one does not get it
+        if kept is not None and kept.signature == signature:
+            kept.move_in(tensors)
+            return Replay(self, signature, tensors, optimiser, kept)
+        return Replay(self, signature, tensors, optimiser, None)
+
+    def forget(self) -> None:
+        """Let go of the recording, and with it of the memory in which it computes."""
+        self.kept = None
+
+    def aside(self, step: Step) -> dict[str, Tensor]:
+        """One step, on the stream that will record."""
         with torch.cuda.device(self.device):
-            if self.stream is None:
-                self.stream = torch.cuda.Stream()
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()
             present = torch.cuda.current_stream()
-            self.stream.wait_stream(present)
-            with torch.cuda.stream(self.stream):
-                figures = step()
-            present.wait_stream(self.stream)
-        return figures
+            self._stream.wait_stream(present)
+            with torch.cuda.stream(self._stream):
+                outputs = step()
+            present.wait_stream(self._stream)
+        return outputs
 
-    def _record(self, step: Callable[[], dict[str, Tensor]]) -> None:
+    def record(self, step: Step) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
         """Record a step without running it."""
         with torch.cuda.device(self.device):
+            torch.cuda.synchronize()
+            gc.collect()  # what is destroyed while a graph is recorded may break it off
+            torch.cuda.empty_cache()  # the graph has memory of its own, and cannot ask for this
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self.stream):
-                self.figures = step()
-            self.graph = graph
+            with torch.cuda.stream(self._stream):
+                # Other threads may go on using the device: they read and write results.
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    outputs = step()
+                except BaseException:
+                    with contextlib.suppress(Exception):  # which would say less than the first
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+        return graph, outputs
+
+
+class Replay:
+    """The steps of one search: the first WARM_UP are called, all others replayed from a recording,
+    or all of them, where `recording` is that of an earlier search. Nothing is done twice.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        signature: tuple,
+        tensors: Sequence[Tensor],
+        optimiser: torch.optim.Optimizer,
+        recording: Recording | None,
+    ):
+        self.recorder, self.recording = recorder, recording
+        self.signature, self.tensors, self.optimiser = signature, tensors, optimiser
+        self.left = WARM_UP
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """One step; the next one may overwrite what it returns."""
+        if self.recording is None and not self.recorder.refused:
+            if self.left > 0:
+                self.left -= 1
+                return self.recorder.aside(step)
+            self.recording = self._record(step)
+        if self.recording is None:
+            return step()
+        self.recording.graph.replay()
+        return self.recording.outputs
+
+    def _record(self, step: Step) -> Recording | None:
+        try:
+            graph, outputs = self.recorder.record(step)
+        except Exception as error:  # of whatever kind: CUDA's own, or a driver too old
+            if is_out_of_memory(error):
+                raise  # the batch is too large, recorded or not
+            self.recorder.refused = True
+            log.warning(
+                f"steps are not replayed ({first_line(error)}): slower, and otherwise the same"
+            )
+            return None
+        state = [
+            value
+            for values in self.optimiser.state.values()
+            for value in values.values()
+            if isinstance(value, Tensor)
+        ]
+        return Recording(graph, outputs, self.signature, self.tensors, state)
+
+    def finish(self, step: Step) -> None:
+        """The search has ended, and has copied what it wants to keep: its recording is kept for the
+        next one.
+        """
+        if self.recording is not None:
+            self.recording.keep = self.recording.keep or step
+            self.recorder.kept = self.recording

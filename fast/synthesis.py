@@ -21,8 +21,6 @@ affine, a·g + q·(x − mean) + p.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -30,16 +28,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fast.precision import convolutions_in, dtype_of
 from stylegan import LEAKY_SLOPE, G_synthesis, UpConv
 
 NORM_EPS = 1e-5
-FORMS = 128  # of one function that torch.compile may keep
 
 
 class Kernels(Protocol):
     """What is between two convolutions. All pictures (B, C, r, r) are channels last; mean,
     variance, a, b, p, q and sums are (B, C), in float32 or more, bias and weight (C,).
+
+    `formulation` is "eager" or "compiled", as records of results have it.
     """
+
+    formulation: str
+
+    def batch_size(self, B: int) -> int:
+        """How many pictures are best computed where B are asked for: B or more."""
+
+    def forget_batch_sizes(self) -> None:
+        """Those that batch_size has answered so far were too large for memory."""
 
     def leaky(
         self, y: Tensor, bias: Tensor, weight: Tensor, noise: Tensor | None, blur: bool
@@ -96,6 +104,14 @@ def per_channel(x: Tensor) -> Tensor:
 class TorchKernels:
     """Kernels in PyTorch's own operations: for any device, in any precision of the pictures."""
 
+    formulation = "eager"
+
+    def batch_size(self, B):
+        return B
+
+    def forget_batch_sizes(self):
+        pass
+
     def leaky(self, y, bias, weight, noise, blur):
         if blur:
             y = self.blur(y)
@@ -140,27 +156,6 @@ class TorchKernels:
         across[..., 1:].add_(down[..., :-1])
         across[..., :-1].add_(down[..., 1:])
         return across
-
-
-def inductor_kernels(cache_dir: Path, device: str = "cuda") -> tuple[Kernels | None, str]:
-    """TorchKernels through torch.compile, which fuses each function into one or two passes; what
-    it compiles is kept in `cache_dir`. Or None and the reason.
-    """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(cache_dir).resolve() / "inductor"))
-    kernels = TorchKernels()
-    try:
-        # One form for each layer, twice as many where the last batch is smaller; PyTorch would
-        # give up at the ninth, without a word.
-        config = torch._dynamo.config
-        limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-        setattr(config, limit, max(getattr(config, limit), FORMS))
-        for name in ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur"):
-            setattr(kernels, name, torch.compile(getattr(kernels, name), dynamic=False))
-        x = channels_last(torch.ones(1, 16, 8, 8, device=device))
-        kernels.sums(x, x, torch.zeros(1, 16, device=device))
-    except Exception as error:  # no Triton, no compiler, a GPU too old for it
-        return None, f"torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
-    return kernels, ""
 
 
 class Layer:
@@ -213,14 +208,14 @@ class _Flipped:
 class FastSynthesis:
     """`synthesis` with folded weights, as it is now: later changes of its weights are not seen.
 
-    dtype: of the convolutions and of the pictures between them; w, noise, styles, statistics and
-    the picture that comes out are float32.
+    precision: one of PRECISIONS, of the convolutions; pictures between them are stored in bfloat16
+    or float32. w, noise, styles, statistics and the picture that comes out are float32.
     """
 
-    def __init__(
-        self, synthesis: G_synthesis, kernels: Kernels, dtype: torch.dtype = torch.float32
-    ):
-        self.kernels, self.dtype = kernels, dtype
+    def __init__(self, synthesis: G_synthesis, kernels: Kernels, precision: str = "float32"):
+        self.kernels, self.precision = kernels, precision
+        self.dtype = dtype = dtype_of(precision)
+        self.device = synthesis.torgb.weight.device
         self.layers: list[Layer] = []
         with torch.no_grad():
             for size, block in synthesis.blocks.items():
@@ -236,13 +231,24 @@ class FastSynthesis:
             self.rgb_weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
             self.rgb_bias = torgb.bias.clone()
 
+    @property
+    def formulation(self) -> str:
+        """What its kernels are now, eager or compiled: a later shape may fail to compile."""
+        return self.kernels.formulation
+
     def __call__(self, w: Tensor, noise: list[Tensor]) -> Tensor:
         """w (B, L, d), noise: L tensors (B, 1, r_i, r_i) → picture (B, 3, S, S), contiguous."""
+        B = len(w)
+        if padding := self.kernels.batch_size(B) - B:
+            w = torch.cat([w, w[-1:].expand(padding, -1, -1)])
+            noise = [torch.cat([maps, maps[-1:].expand(padding, -1, -1, -1)]) for maps in noise]
         styles = [
             F.linear(w[:, i], layer.style_weight, layer.style_bias)  # (B, 2C)
             for i, layer in enumerate(self.layers)
         ]
-        return _Synthesis.apply(self, torch.is_grad_enabled(), *styles, *noise)
+        with convolutions_in(self.precision, self.device):
+            picture = _Synthesis.apply(self, torch.is_grad_enabled(), *styles, *noise)
+        return picture[:B] if padding else picture
 
 
 class _Synthesis(torch.autograd.Function):
@@ -280,6 +286,12 @@ class _Synthesis(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
+        with convolutions_in(ctx.fast.precision, ctx.fast.device):
+            return None, None, *_Synthesis._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx, grad: Tensor) -> list[Tensor | None]:
+        """For the styles and the noise maps of all layers."""
         fast = ctx.fast
         L = len(fast.layers)
         needed = ctx.needs_input_grad[2 + L :]
@@ -305,4 +317,4 @@ class _Synthesis(torch.autograd.Function):
             if i == 0:
                 break
             g = layer.convolve_back(g)
-        return None, None, *grad_styles, *grad_noise
+        return grad_styles + grad_noise

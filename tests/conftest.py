@@ -67,6 +67,15 @@ def one_file(path: Path, resolution: int = 16, d: int = 16, seed: int = 0, **cha
     return path
 
 
+@pytest.fixture
+def one_thread():
+    """Where the networks are tiny, threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A generator of 16 pixels, 6 layers: a search of some steps takes milliseconds."""

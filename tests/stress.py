@@ -26,7 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.step_time import random_generator
-from fast.choose import has_bfloat16
+from fast.precision import has_bfloat16
 from PULSE import PULSE
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cli.errors import UserError
-from fast.choose import has_bfloat16
+from fast.precision import has_bfloat16
 from generators.formats import Networks
 from stylegan import G_mapping, G_synthesis
 from training.dataset import to_range

@@ -1,17 +1,21 @@
 """Steps that can be recorded on CUDA and launched as a whole: what that rests on is tested on the
-CPU, where the same steps run; the recording itself where there is a CUDA device.
+CPU, where the same steps run, and who gets a recording with a stand-in for one; real recordings are
+tested in test_on_cuda.py.
 """
+
+import copy
 
 import pytest
 import torch
 from conftest import one_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fast.cuda_graph import WARM_UP, Replay
+from fast.cuda_graph import WARM_UP, Recorder
 from PULSE import PULSE, Search
 from search_settings import OPTIMISERS, Settings, lr_multiplier
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "item"}  # operations that wait
 
 
@@ -37,10 +41,6 @@ def all_tensors(search: Search) -> dict[str, torch.Tensor]:
 
 def plain(generator, ref_im, settings, seeds, **options) -> Search:
     return Search(generator, generator.synthesis, ref_im, settings, seeds, **options)
-
-
-def replayed(generator, ref_im, settings, seeds) -> Search:
-    return plain(generator, ref_im, settings, seeds, replay=Replay(generator.mean.device))
 
 
 @pytest.mark.parametrize("opt_name", OPTIMISERS)
@@ -111,84 +111,154 @@ def test_a_step_waits_for_nothing_but_what_pytorchs_optimiser_reads_on_a_cpu(gen
     assert not WAITING & set(seen)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+# ------------------------------------------------------------ recordings, by a stand-in
+
+
+class StandInGraph:
+    """A graph that calls the step again, on what it was recorded with: on a CPU it is the same."""
+
+    def __init__(self, step):
+        self.search = copy.copy(step.__self__)  # with the tensors of now, as addresses would be
+        self.outputs = {}
+        self.replays = 0
+
+    def replay(self):
+        self.replays += 1
+        for name, value in self.search._descend().items():
+            self.outputs.setdefault(name, value.clone()).copy_(value)
+
+
+class StandInRecorder(Recorder):
+    """Records on a CPU; counts how often."""
+
+    def __init__(self):
+        super().__init__(torch.device("cpu"))
+        self.graphs = []
+
+    def aside(self, step):
+        return step()
+
+    def record(self, step):
+        self.graphs.append(StandInGraph(step))
+        return self.graphs[-1], self.graphs[-1].outputs
+
+
+def ends(search: Search) -> list:
+    for _ in search:
+        pass
+    return [*search.pictures, search.results, [latent.w for latent in search.latents]]
+
+
+def same(first: list, second: list) -> bool:
+    return (
+        all(torch.equal(*each) for each in zip(first[:2], second[:2], strict=True))
+        and first[2] == second[2]
+        and all(torch.equal(*each) for each in zip(first[3], second[3], strict=True))
+    )
+
+
+@pytest.mark.parametrize("opt_name", OPTIMISERS)
+def test_searches_of_one_kind_share_a_recording_and_end_as_without(generator, opt_name):
+    settings = Settings(steps=9, opt_name=opt_name, learning_rate=0.1)
+    recorder, pictures = StandInRecorder(), lr_pictures(6).split(2)
+    expected = [ends(plain(generator, pictures[i], settings, [i, 9])) for i in range(3)]
+    searches = []
+    for i in range(3):
+        search = plain(generator, pictures[i], settings, [i, 9], recorder=recorder)
+        found = ends(search)
+        assert same(found, expected[i]), i
+        searches.append(search)
+    assert [graph.replays for graph in recorder.graphs] == [9 - WARM_UP + 9 + 9]
+    for i, search in enumerate(searches):  # what one has found, no later one changes
+        assert same([*search.pictures, search.results, [w.w for w in search.latents]], expected[i])
+        assert torch.equal(pictures[i], lr_pictures(6).split(2)[i])  # nor what the caller gave
+
+
+@pytest.mark.parametrize("change", ["batch", "settings", "network", "side"])
+def test_a_search_of_another_kind_is_recorded_anew(generator, tmp_path, change):
+    recorder, settings, network = StandInRecorder(), Settings(steps=8), generator.synthesis
+    ends(Search(generator, network, lr_pictures(2), settings, [0, 1], recorder=recorder))
+    pictures, seeds = lr_pictures(2), [0, 1]
+    if change == "batch":
+        pictures, seeds = lr_pictures(1), [0]
+    elif change == "settings":
+        settings = Settings(steps=8, loss_str="100*L1")
+    elif change == "network":
+        network = copy.deepcopy(network)
+    else:
+        pictures = torch.nn.functional.interpolate(pictures, scale_factor=2)
+    again = ends(Search(generator, network, pictures, settings, seeds, recorder=recorder))
+    assert len(recorder.graphs) == 2
+    assert same(again, ends(Search(generator, network, pictures, settings, seeds)))
+
+
+def test_two_searches_at_once_never_share_a_recording(generator):
+    settings, recorder = Settings(steps=8), StandInRecorder()
+    expected = [ends(plain(generator, lr_pictures(2), settings, [i, i])) for i in range(3)]
+    ends(plain(generator, lr_pictures(2), settings, [0, 0], recorder=recorder))
+    searches = [
+        plain(generator, lr_pictures(2), settings, [i, i], recorder=recorder) for i in (1, 2)
+    ]
+    for _ in range(8):
+        for search in searches:
+            search.step()
+    for i in (1, 2):
+        assert same(ends(searches[i - 1]), expected[i])
+    assert len(recorder.graphs) == 2
+
+
+def test_an_abandoned_search_takes_its_recording_with_it(generator):
+    settings, recorder = Settings(steps=8), StandInRecorder()
+    ends(plain(generator, lr_pictures(2), settings, [0, 1], recorder=recorder))
+    left = plain(generator, lr_pictures(2), settings, [5, 6], recorder=recorder)
+    left.step()
+    search = plain(generator, lr_pictures(2), settings, [0, 1], recorder=recorder)
+    assert same(ends(search), ends(plain(generator, lr_pictures(2), settings, [0, 1])))
+    assert len(recorder.graphs) == 2
+
+
 def test_where_nothing_can_be_recorded_one_line_says_so_and_the_search_is_the_same(
     generator, caplog
 ):
-    settings = Settings(steps=12)
-    searches = [plain(generator, lr_pictures(2), settings, [0, 1]) for _ in range(2)]
-    searches[1].replay = Replay(torch.device("cuda"))
-    for _ in range(12):
-        called, refused = (search.step() for search in searches)
-        assert all(torch.equal(called[name], refused[name]) for name in called)
-    assert torch.equal(searches[0].pictures[0], searches[1].pictures[0])
-    assert len(caplog.messages) == 1 and "not replayed" in caplog.messages[0]
+    class Refusing(StandInRecorder):
+        def record(self, step):
+            raise RuntimeError("")  # errors without a word exist
+
+    settings, recorder = Settings(steps=12), Refusing()
+    for seed in (0, 1):
+        found = ends(plain(generator, lr_pictures(1), settings, [seed], recorder=recorder))
+        assert same(found, ends(plain(generator, lr_pictures(1), settings, [seed])))
+    assert caplog.messages == [
+        "steps are not replayed (RuntimeError): slower, and otherwise the same"
+    ]
 
 
-# ------------------------------------------------------------ with a CUDA device
+def test_an_error_of_the_step_itself_is_not_taken_for_one_of_the_recording(generator, caplog):
+    def broken(w, noise):
+        raise RuntimeError("a kernel failed")
 
-
-def cuda_model(tmp_path, compile):
-    return PULSE(one_file(tmp_path / "g.pt", 64), "cuda", tmp_path, compile, "float32")
-
-
-@needs_cuda
-@pytest.mark.parametrize("opt_name", OPTIMISERS)
-def test_replayed_steps_are_those_that_are_called(tmp_path, opt_name, caplog):
-    settings = Settings(steps=20, opt_name=opt_name, learning_rate=0.01)
-    rows = []
-    for replay in (False, True):
-        generator = cuda_model(tmp_path, "off").generator
-        search = (replayed if replay else plain)(generator, lr_pictures(3), settings, [0, 1, 2])
-        rows.append(torch.stack([search.step()["total"] for _ in range(20)]).cpu())
-        results = search.results
-    assert not caplog.messages
-    assert torch.allclose(*rows, rtol=1e-3)
-    assert [result.best_step for result in results] == rows[1].argmin(dim=0).tolist()
-
-
-@needs_cuda
-def test_a_replayed_search_is_recorded_once_and_waits_for_nothing(tmp_path):
-    generator = cuda_model(tmp_path, "off").generator
-    search = replayed(generator, lr_pictures(2), Settings(steps=30), [0, 1])
-    for _ in range(WARM_UP + 1):
+    search = plain(generator, lr_pictures(1), Settings(steps=9), [0], recorder=StandInRecorder())
+    search.synthesize = broken
+    with pytest.raises(RuntimeError, match="a kernel failed"):
         search.step()
-    graph = search.replay.graph
-    assert graph is not None
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(20):
-            search.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert search.replay.graph is graph
+    assert not caplog.messages
 
 
-@needs_cuda
-def test_a_step_that_cannot_be_recorded_is_called_instead(tmp_path, caplog):
-    generator = cuda_model(tmp_path, "off").generator
+def test_memory_that_runs_out_while_recording_is_the_batchs_fault(generator, caplog):
+    class Full(StandInRecorder):
+        def record(self, step):
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
 
-    def waiting(w, noise):
-        picture = generator.synthesis(w, noise)
-        assert picture.sum().isfinite().item()  # waits, which a recording forbids
-        return picture
-
-    search = replayed(generator, lr_pictures(1), Settings(steps=12), [0])
-    search.synthesize = waiting
-    for _ in range(12):
-        figures = search.step()
-    assert figures["total"].isfinite().all() and search.results[0].best_step > 0
-    assert len(caplog.messages) == 1 and "not replayed" in caplog.messages[0]
+    search = plain(generator, lr_pictures(1), Settings(steps=9), [0], recorder=Full())
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+        ends(search)
+    assert not caplog.messages
 
 
-@needs_cuda
-def test_a_whole_search_on_cuda_ends_as_one_that_is_not_accelerated(tmp_path):
-    ends = []
-    for compile in ("off", "on"):
-        search = cuda_model(tmp_path, compile)(
-            lr_pictures(2).repeat(1, 1, 4, 4), seed=0, steps=15, learning_rate=0.01
-        )
-        for HR, _ in search:
-            pass
-        ends.append(HR)
-    assert torch.allclose(*ends, atol=2e-2)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_no_stream_is_left_current(generator, caplog):
+    """The real recorder, which cannot even make a stream here: the error is the step's."""
+    recorder = Recorder(torch.device("cuda", 0))
+    search = plain(generator, lr_pictures(1), Settings(steps=9), [0], recorder=recorder)
+    with pytest.raises((RuntimeError, AssertionError)):
+        search.step()

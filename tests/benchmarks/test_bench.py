@@ -1,0 +1,67 @@
+"""bench.py: its tables, as a user gets them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import command
+from PIL import Image
+
+
+def test_bench_tells_every_formulation_against_the_floor(tmp_path):
+    done = command(
+        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 1, "-parts", "steps"),
+        *("-json", "bench.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())["steps"]
+    names = [row["formulation"] for row in rows]
+    assert names[:4] == ["plain, F.instance_norm", "plain", "eager", "compiled"]
+    for row in rows:
+        assert row["median"] > 0 and row["peak_mb"] > 100 and row["times_floor"] > 0
+    assert rows[0]["times_faster"] == 1
+    assert done.stdout.count("float32") >= 5
+    assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", done.stdout)
+
+
+def test_bench_tells_where_a_step_goes(tmp_path):
+    done = command(
+        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 2, "-parts", "profile"),
+        *("-json", "bench.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for parts in json.loads((tmp_path / "bench.json").read_text())["profile"].values():
+        total = parts.pop("a step")
+        assert sum(parts.values()) == pytest.approx(total)
+        assert len(parts) == 4 and min(parts.values()) > 0  # nothing is counted twice
+
+
+def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(tmp_path):
+    (tmp_path / "faces").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "faces" / f"{i}.png")
+    done = command(
+        *("bench.py", "-device", "cpu", "-parts", "faces", "-faces", "faces", "-steps", 3),
+        *("-json", "bench.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())["faces"]
+    assert [row["formulation"] for row in rows] == ["plain"] + ["compiled"] * (len(rows) - 1)
+    assert [row["precision"] for row in rows][:2] == ["float32", "float32"]
+    for row in rows:
+        assert len(row["l2"]) == 3 and row["mean_l2"] == pytest.approx(np.mean(row["l2"]))
+        error = np.std(row["l2"], ddof=1) / np.sqrt(3)
+        assert row["mean_l2_error"] == pytest.approx(error)
+    # after two moves rounding has not yet been amplified; the forms differ, and hardly
+    assert 0 < abs(rows[1]["apart"]) < 1e-3 * rows[0]["mean_l2"]
+
+
+def test_bench_without_the_faces_it_is_to_search_says_what_to_give(tmp_path):
+    for words in (("-parts", "faces"), ("-parts", "steps", "-faces", ".")):
+        done = command("bench.py", *words, cwd=tmp_path)
+        assert done.returncode == 2 and "-parts faces -faces FOLDER" in done.stderr

@@ -1,0 +1,110 @@
+"""A GPU that does not exist: tensors without data on a fake device, and a watch over what a search
+does with them.
+
+It rests on private names of PyTorch: `UNAVAILABLE` says why where they have changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fast.synthesis import FastSynthesis, TorchKernels
+from generators.load import Generator
+from PULSE import Search
+from search_settings import Settings
+from stylegan import G_synthesis
+
+UNAVAILABLE = ""
+try:
+    import torch._subclasses.fake_tensor as fake
+
+    DEVICE_OF = torch.ops.prim.device.default
+    WAIT = torch.ops.aten._local_scalar_dense.default
+    ORIGINAL = fake.FakeTensor.__torch_dispatch__.__func__
+    HANDLERS = fake._DISPATCH_META_HANDLERS
+except (ImportError, AttributeError) as error:
+    UNAVAILABLE = f"this PyTorch has no such fake tensors ({error})"
+if torch.cuda.is_available():
+    UNAVAILABLE = "there is a real CUDA device: test_on_cuda.py searches on it"
+
+META = torch.device("meta")
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations; while it is strict, nothing may wait for the fake device, and on CUDA,
+    where steps are recorded, every tensor must be on it. `truth` is what a boolean tensor answers
+    when it is read all the same.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device, self.strict, self.truth = device, False, True
+        self.operations: Counter[str] = Counter()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function is DEVICE_OF:
+            return function(*args)
+        if kwargs.get("device") == META:  # of the formulas of autograd
+            kwargs["device"] = self.device
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        if function is WAIT:
+            waits = self.strict and args[0].device.type == self.device.type
+            assert not waits, "the search waits for the device"
+            return 0.4 if args[0].dtype != torch.bool else self.truth
+        fused = "_fused_sgd_" in str(function)  # which has no form without data
+        result = None if fused else function(*args, **kwargs)
+        if self.strict:
+            tensors += [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+            devices = {each.device.type for each in tensors}
+            alone = devices <= {self.device.type}
+            assert alone or self.device.type != "cuda", f"{function} on {devices}"
+            on_it = [each for each in tensors if each.device.type == self.device.type]
+            if on_it:
+                self.operations[str(function).removesuffix(".default")] += 1
+                self.dtypes |= {each.dtype for each in on_it}
+        return result
+
+
+@contextlib.contextmanager
+def fake_device(kind: str, monkeypatch):
+    """Within it, tensors of `kind` (cuda or mps) can be made. Yields the Watch."""
+
+    def dispatch(cls, function, types, args=(), kwargs=None):
+        # To C++ the tensors are on the meta device: it has no streams that could be missing.
+        return META if function is DEVICE_OF else ORIGINAL(cls, function, types, args, kwargs)
+
+    monkeypatch.setattr(fake.FakeTensor, "__torch_dispatch__", classmethod(dispatch))
+    monkeypatch.setitem(HANDLERS, DEVICE_OF, lambda args: META)
+    device = torch.device(kind, 0)
+    with fake.FakeTensorMode(), Watch(device) as watch:
+        yield watch
+
+
+def search_on(
+    watch: Watch, form: str, precision: str, batch: int, settings: Settings, resolution: int = 32
+) -> None:
+    """A whole search, its first two steps free to set things up, all others watched strictly."""
+    with watch.device:
+        synthesis = G_synthesis(16, resolution=resolution, fmap_base=64, fmap_max=8)
+        mean, std = torch.zeros(16), torch.ones(16)
+    generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
+    synthesize = synthesis
+    if form == "fast":
+        synthesize = FastSynthesis(synthesis, TorchKernels(), precision)
+    watch.truth = not settings.opt_name.startswith("sgd")
+    ref_im = torch.full((batch, 3, 16, 16), 0.5)
+    search = Search(generator, synthesize, ref_im, settings, list(range(batch)))
+    try:
+        for step in range(settings.steps):
+            watch.strict = step >= 2
+            search.step()
+    finally:
+        watch.strict = False
+    assert sum(watch.operations.values()) > 100, "nothing was watched"

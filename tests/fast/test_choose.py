@@ -1,0 +1,97 @@
+"""How a search is computed: what is chosen, and what where that cannot be had."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import command, one_file, random_networks
+from PIL import Image
+
+from fast.choose import FastForms, choose_threads, multiply_adds
+from fast.precision import choose_precision
+from stylegan import G_synthesis
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Where cpu.c is compiled to, once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_auto_compiles_where_it_pays_whatever_the_number_of_pictures(cache):
+    small, large = (random_networks(r)[0].requires_grad_(False) for r in (16, 64))
+    assert FastForms(small, cache, "auto", None).choose(100).formulation == "eager"
+    assert FastForms(large, cache, "auto", None).choose(100).formulation == "compiled"
+    assert FastForms(large, cache, "auto", None).choose(5).formulation == "eager"
+    assert FastForms(large, cache, "off", None).choose(100).formulation == "eager"
+    assert FastForms(small, cache, "on", None).choose(1).formulation == "compiled"
+
+
+def environment(tmp_path: Path, **changes) -> dict:
+    """Without any program but what `changes` name."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    return {**os.environ, "PATH": str(tmp_path / "bin"), "CC": "", **changes}
+
+
+@pytest.mark.parametrize("trouble", ["missing", "failing", "wrong"])
+def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, trouble):
+    env = environment(tmp_path)
+    if trouble != "missing":
+        compiler = tmp_path / "bin" / "cc"
+        said = {"failing": "echo 'no such target' >&2; exit 1", "wrong": "exit 0"}[trouble]
+        compiler.write_text(f"#!/bin/sh\n{said}\n")
+        compiler.chmod(0o755)
+    one_file(tmp_path / "g.pt")
+    (tmp_path / "input").mkdir()
+    Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
+    done = command(
+        *("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu"),
+        *("-compile", "on"),
+        cwd=tmp_path,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "not compiled" in line]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    assert {"missing": "no C compiler", "failing": "no such target", "wrong": "could not"}[
+        trouble
+    ] in lines[0]
+    record = next((tmp_path / "runs").rglob("a.json")).read_text()
+    assert '"formulation": "eager"' in record
+
+
+def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_path):
+    own = torch.get_num_threads()
+    small, large = G_synthesis(resolution=64, fmap_base=1024, fmap_max=128), G_synthesis()
+    assert [choose_threads(None, network) for network in (small, large)] == [1, own]
+    assert [choose_threads(3, network) for network in (small, large)] == [3, 3]
+    one_file(tmp_path / "g.pt")
+    (tmp_path / "input").mkdir()
+    Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
+    call = ("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu")
+    for threads, recorded in (((), 1), (("-threads", 2), 2)):
+        done = command(*call, *threads, "-overwrite", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(next((tmp_path / "runs").rglob("a.json")).read_text())
+        assert record["threads"] == recorded
+
+
+def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypatch):
+    cpu = torch.device("cpu")
+    assert choose_precision(None, cpu) == "float32"
+    assert choose_precision("tf32", cpu) == "float32"
+    monkeypatch.setattr("fast.precision.has_bfloat16", lambda: False)
+    assert choose_precision("bfloat16", cpu) == "float32"
+    assert len(caplog.messages) == 2
+    monkeypatch.setattr("fast.precision.has_bfloat16", lambda: True)
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
+    with pytest.raises(ValueError, match="unknown"):
+        choose_precision("float16", cpu)
+
+
+def test_multiply_adds_are_those_of_the_published_network():
+    network = G_synthesis()
+    assert multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
+    assert multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)
