@@ -23,6 +23,7 @@ import torch
 from cli.errors import UserError
 from cli.progress import Progress
 from fast.choose import choose_threads
+from fast.device import choose_device
 from imaging.animation import KINDS, write_animation
 from imaging.pictures import read_picture, to_tensor
 from PULSE import PULSE, Figures, require_lr_size
@@ -59,6 +60,7 @@ class Run:
     ):
         self.options, self.settings, self.process = options, settings, process
         self.seed = options.seed
+        self.fitting = options.batch_size  # pictures for which memory is enough, so far
         self.report = Report()
         self.progress = self.new_progress(0)
         rivals = clashes(pictures)
@@ -82,14 +84,15 @@ class Run:
 
     def load(self) -> None:
         """The generator, on this process's device. Raises: UserError."""
-        options, device = self.options, self.options.device
+        options = self.options
         if options.threads is not None:  # as many for loading as well
             torch.set_num_threads(options.threads)
-        if self.process.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
-            device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        device = choose_device(options.device, local_rank() if self.process.size > 1 else None)
+        if device.type == "cuda":  # so that nothing opens a context on another process's GPU
+            torch.cuda.set_device(device)
         self.model = PULSE(
             options.generator,
-            device,
+            str(device),
             options.cache_dir,
             options.compile,
             options.precision,
@@ -228,13 +231,32 @@ class Run:
         return batches, refused
 
     def search(self, batch: list[LoadedJob]) -> None:
-        """Search for one batch; names those that do not fit into memory."""
-        on_step = self.live(batch)
+        """Search for one batch, in parts where memory is not enough for all of it; names those for
+        which it is not enough alone.
+        """
         model, settings, options = self.model, self.settings, self.options
-        for each in search_with_retries(model, batch, settings, options, self.seed, on_step):
-            self.refuse(each.job.picture, "not enough memory: lower -batch_size")
-            if each.best is None:
-                self.advance()
+        waiting = batch
+        while waiting:
+            part, waiting = waiting[: self.fitting], waiting[self.fitting :]
+            calls = self.live(part), self.lower_batch_size
+            for each in search_with_retries(model, part, settings, options, self.seed, *calls):
+                elsewhere = "" if model.device.type == "cpu" else "-device cpu, "
+                reason = (
+                    f"not enough memory for it on {model.device}, even alone: use {elsewhere}"
+                    "-precision bfloat16 or a smaller generator"
+                )
+                self.refuse(each.job.picture, reason)
+                if each.best is None:
+                    self.advance()
+
+    def lower_batch_size(self, size: int) -> None:
+        """Memory was not enough: no batch is larger than `size` from here on."""
+        if size < self.fitting:
+            self.fitting = size
+            self.progress.say(
+                f"not enough memory for so many pictures at once: {size} from here on "
+                f"(-batch_size {size})"
+            )
 
     def live(self, batch: list[LoadedJob]) -> Callable[[int, Figures], None]:
         """What shows the L2 of the present pictures, seldom enough not to make a GPU wait."""

@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cli.errors import UserError
+from fast.device import missing_operation
+from fast.memory import is_out_of_memory
 from generators.latents import Latent
 from imaging.animation import Film
 from PULSE import PULSE, Figures, Result
@@ -66,22 +69,53 @@ def search_with_retries(
     options: RunOptions,
     seed: int,
     on_step: Callable[[int, Figures], None],
+    on_halving: Callable[[int], None],
 ) -> list[LoadedJob]:
     """Search for the jobs of a batch, again for those outside eps, as often as options.retries
-    says; returns those for which memory was not enough.
+    says; returns those for which memory was not enough even alone.
 
-    on_step: told of every step's figures. Raises: OSError where a file cannot be written.
+    on_step: called with every step's figures. on_halving: where memory is not enough for a batch,
+    called with the size of the halves in which it is searched instead. Raises: OSError where a file
+    cannot be written; UserError where the device lacks an operation.
     """
-    waiting = batch
+    waiting, too_large = batch, []
     for attempt in range(options.retries + 1):
-        try:
-            search_once(model, waiting, settings, options, seed, attempt, on_step)
-        except torch.OutOfMemoryError:
-            return waiting
-        waiting = [each for each in waiting if not each.best.result.within_eps]
+
+        def search(part: list[LoadedJob], attempt: int = attempt) -> None:
+            search_once(model, part, settings, options, seed, attempt, on_step)
+
+        too_large += search_halving(model, waiting, search, on_halving)
+        done = [each for each in waiting if all(each is not other for other in too_large)]
+        waiting = [each for each in done if not each.best.result.within_eps]
         if not waiting:
             break
-    return []
+    return too_large
+
+
+def search_halving(
+    model: PULSE,
+    batch: list[LoadedJob],
+    search: Callable[[list[LoadedJob]], None],
+    on_halving: Callable[[int], None],
+) -> list[LoadedJob]:
+    """`search` a batch, or where memory is not enough one half after the other, and so on; returns
+    the jobs for which it was not enough alone.
+    """
+    try:
+        search(batch)
+        return []
+    except NotImplementedError as error:
+        raise UserError(missing_operation(error, model.device)) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    model.free_memory()  # only here: within the block the error would hold the search's memory
+    if len(batch) == 1:
+        return batch
+    half = (len(batch) + 1) // 2
+    on_halving(half)
+    parts = (batch[:half], batch[half:])
+    return [each for part in parts for each in search_halving(model, part, search, on_halving)]
 
 
 def search_once(
