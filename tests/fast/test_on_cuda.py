@@ -1,0 +1,247 @@
+"""Searches on a real CUDA device: the fast path is what runs, and nothing on it is refused."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import one_file
+from forms import golden_search
+
+from benchmarks.step_time import random_generator
+from cli.errors import UserError
+from fast.cuda_graph import WARM_UP
+from fast.device import choose_device
+from fast.memory import free_memory
+from PULSE import PULSE, Search
+from runner.jobs import Job
+from runner.options import RunOptions
+from runner.retries import LoadedJob, search_with_retries
+from search_settings import OPTIMISERS, Settings
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def generator_file(tmp_path_factory):
+    return one_file(tmp_path_factory.mktemp("generator") / "g.pt", 64)
+
+
+@pytest.fixture
+def cuda_model(generator_file, tmp_path):
+    def make(compile="auto", precision="float32", file=generator_file):
+        return PULSE(file, "cuda", tmp_path, compile, precision, progress=False)
+
+    return make
+
+
+def lr_pictures(B: int, seed: int = 0, side: int = 16) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(B, 3, side, side, generator=random) * 0.6 + 0.2
+
+
+def totals(search: Search) -> torch.Tensor:
+    """(T, B)."""
+    return torch.stack([search.step()["total"] for _ in range(search.settings.steps)]).cpu()
+
+
+def require_recorded(model: PULSE, messages: list[str], formulation: str = "eager") -> None:
+    """The fast path was taken, and nothing was refused on it."""
+    recorder = model._forms.recorder(100)
+    assert recorder.kept is not None and not recorder.refused
+    assert model.formulation == formulation and not model._forms._refused
+    assert not messages
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("opt_name", OPTIMISERS)
+def test_replayed_steps_are_those_that_are_called(cuda_model, caplog, opt_name, precision):
+    settings = Settings(steps=20, opt_name=opt_name, learning_rate=0.01)
+    rows = []
+    for compile in ("off", "auto"):
+        model = cuda_model(compile, precision)
+        if precision != model.precision:
+            pytest.skip(f"this GPU has no {precision}")
+        search = model(lr_pictures(3), seed=[0, 1, 2], settings=settings)
+        rows.append(totals(search))
+        results = search.results
+    require_recorded(model, caplog.messages)
+    assert torch.allclose(*rows, rtol=1e-3 if precision == "float32" else 2e-2)
+    assert [result.best_step for result in results] == rows[1].argmin(dim=0).tolist()
+
+
+def test_the_next_search_of_the_same_shapes_takes_the_recording_over(cuda_model, caplog):
+    settings = Settings(steps=15, learning_rate=0.01)
+    model, called = cuda_model("auto"), cuda_model("off")
+    graphs, found = [], []
+    for seed in range(3):
+        search = model(lr_pictures(2, seed), seed=seed, settings=settings)
+        expected = totals(called(lr_pictures(2, seed), seed=seed, settings=settings))
+        assert torch.allclose(totals(search), expected, rtol=1e-3)
+        graphs.append(model._forms.recorder(15).kept.graph)
+        found.append((search, search.results, search.pictures[0]))
+        require_recorded(model, caplog.messages)
+    assert graphs[0] is graphs[1] is graphs[2]
+    for search, results, HR in found:  # no later search has touched them
+        assert search.results == results and torch.equal(search.pictures[0], HR)
+    totals(model(lr_pictures(1), seed=0, settings=settings))
+    assert model._forms.recorder(15).kept.graph is not graphs[0]
+    require_recorded(model, caplog.messages)
+
+
+def test_a_replayed_search_waits_for_nothing(cuda_model, caplog):
+    model = cuda_model()
+    search = model(lr_pictures(2), seed=0, settings=Settings(steps=30))
+    for _ in range(WARM_UP + 1):
+        search.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            search.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    totals_left = [search.step() for _ in range(30 - WARM_UP - 21)]
+    assert totals_left[-1]["total"].isfinite().all()
+    require_recorded(model, caplog.messages)
+
+
+def test_warm_steps_that_are_called_wait_for_nothing_either(cuda_model):
+    search = cuda_model("off")(lr_pictures(2), seed=0, settings=Settings(steps=12))
+    for _ in range(3):
+        search.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(9):
+            search.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_other_threads_may_use_the_device_while_a_step_is_recorded(cuda_model, caplog):
+    """As the one does that writes results."""
+    model, stop, copies = cuda_model(), threading.Event(), []
+
+    def copy():
+        x = torch.ones(1 << 20, device="cuda")
+        while not stop.is_set():
+            copies.append((x + 1).cpu()[0].item())
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    try:
+        for seed in range(5):
+            model.free_memory()  # and with it the recording
+            found = totals(model(lr_pictures(2), seed=seed, settings=Settings(steps=12)))
+            assert found.isfinite().all()
+            require_recorded(model, caplog.messages)
+    finally:
+        stop.set()
+        thread.join()
+    assert copies and set(copies) == {2.0}
+
+
+def test_a_step_that_cannot_be_recorded_is_called_instead(cuda_model, caplog):
+    model = cuda_model()
+    stream = torch.cuda.current_stream()
+    search = model(lr_pictures(1), seed=0, settings=Settings(steps=12))
+    synthesize = search.synthesize
+
+    def waiting(w, noise):
+        picture = synthesize(w, noise)
+        assert picture.sum().isfinite().item()  # waits, which a recording forbids
+        return picture
+
+    search.synthesize = waiting
+    assert totals(search).isfinite().all() and search.results[0].best_step > 0
+    assert len(caplog.messages) == 1 and "not replayed" in caplog.messages[0]
+    assert torch.cuda.current_stream() == stream
+    assert totals(model(lr_pictures(1), seed=0, settings=Settings(steps=12))).isfinite().all()
+    assert len(caplog.messages) == 1
+
+
+def test_compiled_searches_end_as_eager_ones(cuda_model, caplog, tiny):
+    ends = []
+    for compile, name in (("off", "eager"), ("on", "compiled")):
+        model = cuda_model(compile, file=tiny)
+        search = model(lr_pictures(2, side=4), seed=0, steps=15, learning_rate=0.01)
+        for HR, _ in search:
+            pass
+        ends.append(HR)
+        assert model.formulation == name
+    assert torch.allclose(*ends, atol=2e-2)
+    require_recorded(model, [m for m in caplog.messages if "replay" in m], "compiled")
+    forms = dict(torch._dynamo.utils.counters["stats"])
+    # a last, smaller batch
+    for HR, _ in model(lr_pictures(2, side=4)[:1], seed=0, steps=15, learning_rate=0.01):
+        pass
+    assert torch.allclose(HR, ends[1][:1], atol=2e-2)
+    assert dict(torch._dynamo.utils.counters["stats"]) == forms
+
+
+def test_precision_is_the_searchs_own(cuda_model, caplog):
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
+    models = {name: cuda_model("auto", name) for name in ("float32", "tf32", "bfloat16")}
+    pictures = {}
+    for _ in range(2):  # the second time with what the others may have left behind
+        for name, model in models.items():
+            if model.precision != name:
+                pytest.skip(f"this GPU has no {name}")
+            search = model(lr_pictures(2), seed=0, steps=12, learning_rate=1e-3)
+            for HR, _ in search:
+                pass
+            if name in pictures:
+                assert torch.allclose(pictures[name], HR, atol=1e-4)
+            pictures[name] = HR
+            require_recorded(model, caplog.messages)
+    assert (pictures["float32"] - pictures["tf32"]).abs().max() > 1e-6
+    assert (pictures["float32"] - pictures["bfloat16"]).abs().max() > 1e-4
+    after = cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
+    assert after == before
+
+
+@pytest.mark.parametrize("compile", ["off", "auto"])
+def test_golden_search_holds_on_cuda(tmp_path, compile):
+    rows, LR, model, arrays = golden_search(
+        *(tmp_path, tmp_path, compile, 0.03), device="cuda", precision="float32"
+    )
+    assert model.formulation == "eager"
+    np.testing.assert_allclose(rows, arrays["slow_trajectory_total_l2_geocross"], rtol=0.05)
+    assert np.abs(LR.numpy() - arrays["slow_LR_best"]).mean() < 0.02
+    if compile == "auto":
+        recorder = model._forms.recorder(30)
+        assert recorder.kept is not None and not recorder.refused
+
+
+def test_memory_that_runs_out_halves_the_batch(tmp_path, caplog):
+    random_generator(tmp_path / "g.pt", 256, fmap_base=2048, fmap_max=8, dlatent_size=16)
+    model = PULSE(tmp_path / "g.pt", "cuda", tmp_path, "auto", "float32")
+    batch = [
+        LoadedJob(Job(tmp_path / f"{i}.png", 0, str(i), tmp_path), lr_pictures(1, i)[0], "")
+        for i in range(64)
+    ]
+    total = torch.cuda.get_device_properties(model.device).total_memory
+    model.free_memory()
+    held = torch.cuda.memory_reserved(model.device)
+    torch.cuda.set_per_process_memory_fraction((held + (400 << 20)) / total, model.device)
+    halves = []
+    try:
+        too_large = search_with_retries(
+            *(model, batch, Settings(steps=12), RunOptions(), 0),
+            *(lambda step, figures: None, halves.append),
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, model.device)
+    assert not too_large and halves and halves[0] == 32
+    assert all(each.best.HR.isfinite().all() for each in batch)
+    assert not caplog.messages
+    del batch
+    model.free_memory()
+    free_memory(model.device)
+
+
+def test_devices_are_named_and_counted():
+    assert choose_device("cuda").type == "cuda" and choose_device("auto").type == "cuda"
+    assert choose_device("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(UserError, match="does not exist"):
+        choose_device("cuda:77")
