@@ -26,7 +26,7 @@ from pathlib import Path
 from cli.command import OK, SOME_REFUSED, Parser, run_command
 from cli.errors import UserError
 from cli.progress import count, some, tell
-from runner.distributed import is_first
+from runner.distributed import launched
 from runner.options import RunOptions
 from safe_files import require_folder_writable
 from search_settings import Settings
@@ -74,7 +74,7 @@ def find_pictures(options: RunOptions) -> list[Path]:
     input_dir, output_dir = options.input_dir, options.output_dir
     pictures, others = pictures_in(input_dir, "-input_dir", "small pictures of faces")
     sources = aligned_sources(pictures)
-    if is_first() and not options.quiet:
+    if launched()[0] == 0 and not options.quiet:
         if others:
             tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
         if sources:
@@ -133,8 +133,9 @@ def summary_only(output_dir: Path) -> int:
 def main() -> int:
     started = time.monotonic()
     options, settings = read_arguments()
+    first = launched()[0] == 0
     if options.summary:
-        return summary_only(options.output_dir)
+        return summary_only(options.output_dir) if first else OK
     if options.animation:
         from imaging.animation import require_encoder
 
@@ -142,7 +143,7 @@ def main() -> int:
     if options.render:
         from runner.render import render_files
 
-        return render_files(options) if is_first() else OK
+        return render_files(options) if first else OK
     pictures = find_pictures(options)
 
     from runner.distributed import join, lock_folder

@@ -8,18 +8,31 @@ Without a launcher there is one process.
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
+from cli.errors import UserError
+from cli.progress import tell
 from safe_files import hold_lock
 
 LOCK = ".pulse.lock"  # in the folder that a run writes into
-FOREVER = timedelta(days=365)  # a search may take as long as it likes
+LAUNCHER = (
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "LOCAL_RANK",
+)  # torchrun's variables
+JOIN_WITHIN = 1800.0  # seconds that all processes have to start in
 
 
 class SingleProcess:
@@ -89,32 +102,41 @@ class LaunchedProcess(SingleProcess):
         return [json.loads(self.store.get(key)) for key in keys]
 
 
-def wait_for(store, keys: list[str]) -> None:
-    """Until all keys are set. The store's own wait would be deaf to signals."""
+def wait_for(store, keys: list[str], deadline: float = math.inf) -> None:
+    """Until all keys are set. The store's own wait would be deaf to signals.
+
+    Raises: TimeoutError at `deadline`, on the monotonic clock.
+    """
     while not store.check(keys):
+        if time.monotonic() > deadline:
+            raise TimeoutError
         time.sleep(0.1)
 
 
-def meet(store, rank: int, size: int) -> str:
+def meet(store, rank: int, size: int, deadline: float) -> str:
     """A name for this start of the processes: the same in all of them, and never used before.
 
     A launcher that starts killed processes again keeps its store, and what those left in it,
     counters and reports, is not ours. So the first process calls out a new name, which only the
     living answer, each with a token of its own, and then lists the answers it got.
+
+    Raises: TimeoutError where they have not all answered at `deadline`.
     """
     token = secrets.token_hex(8)
     if rank == 0:
         answers = [f"{token}/{other}" for other in range(1, size)]
         store.set("call", token)
-        wait_for(store, answers)
+        wait_for(store, answers, deadline)
         store.set(f"{token}/all", json.dumps([store.get(key).decode() for key in answers]))
         return token
     while True:
-        wait_for(store, ["call"])
+        wait_for(store, ["call"], deadline)
         name = store.get("call").decode()
         store.set(f"{name}/{rank}", token)
         if store.check([f"{name}/all"]) and token in json.loads(store.get(f"{name}/all")):
             return name
+        if time.monotonic() > deadline:
+            raise TimeoutError
         time.sleep(0.1)
 
 
@@ -123,20 +145,74 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def is_first() -> bool:
-    """Whether this process speaks for all."""
-    return int(os.environ.get("RANK", "0")) == 0
+def launched() -> tuple[int, int]:
+    """This process's rank and the number of processes, as a launcher says in RANK and WORLD_SIZE;
+    (0, 1) where neither is set, or where WORLD_SIZE is 1.
+
+    The one place where that is decided. Raises: UserError where they are incomplete or nonsense: a
+    shell or a cluster's job may have left them behind.
+    """
+    given = {name: os.environ[name] for name in LAUNCHER if name in os.environ}
+    rank, size = given.get("RANK"), given.get("WORLD_SIZE")
+    if (rank, size) in ((None, None), (None, "1"), ("0", "1")):
+        return 0, 1
+    numbers = [given.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")]
+    numbers.append(given.get("LOCAL_RANK", "0"))
+    whole = all(number is not None and re.fullmatch("[0-9]{1,9}", number) for number in numbers)
+    if not (whole and int(rank) < int(size) and given.get("MASTER_ADDR")):
+        found = " ".join(f"{name}={given[name]}" for name in given)
+        missing = ", ".join(name for name in LAUNCHER[:4] if name not in given)
+        raise UserError(
+            f"the environment says {found}{f' and lacks {missing}' * bool(missing)}, which is not "
+            f"what a launcher sets: start several processes with torchrun, or unset RANK and "
+            f"WORLD_SIZE to run one"
+        )
+    return int(rank), int(size)
 
 
 def join() -> SingleProcess:
-    """This process's place among those that a launcher started: RANK and WORLD_SIZE say so."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """This process's place among those that a launcher started, once all of them have.
+
+    Raises: UserError where they do not within JOIN_WITHIN seconds.
+    """
+    rank, size = launched()
+    if size == 1:
         return SingleProcess()
     import torch.distributed
 
-    store, rank, size = next(torch.distributed.rendezvous("env://", timeout=FOREVER))
-    ours = torch.distributed.PrefixStore(meet(store, rank, size), store)
-    return LaunchedProcess(ours, rank, size)
+    deadline = time.monotonic() + JOIN_WITHIN
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    others = f"{size - 1} more of {size} processes (this is rank {rank})"
+    found: list = []
+
+    def rendezvous() -> None:
+        try:
+            timeout = timedelta(seconds=JOIN_WITHIN + 60)  # ours comes first: see below
+            found.append(next(torch.distributed.rendezvous("env://", timeout=timeout))[0])
+        except Exception as error:  # whatever PyTorch makes of an address that nobody answers
+            found.append(error)
+
+    # In a thread of its own, which is left behind: PyTorch's wait is deaf to signals. Were it to
+    # fail while the program ends, that would end in an abort.
+    Thread(target=rendezvous, daemon=True).start()
+    say_at = time.monotonic() + 5
+    while not found and time.monotonic() < deadline:
+        if time.monotonic() > say_at:
+            limit = f"at most {JOIN_WITHIN / 60:g} minutes"
+            tell(f"waiting at {address} for {others}, {limit}; Ctrl-C ends this", file=sys.stderr)
+            say_at = math.inf
+        time.sleep(0.05)
+    try:
+        if not found or isinstance(found[0], Exception):
+            raise TimeoutError
+        store = found[0]
+        name = meet(store, rank, size, deadline)
+    except TimeoutError:
+        raise UserError(
+            f"{others} did not come to {address} within {JOIN_WITHIN / 60:g} minutes: start all "
+            f"with one launcher, or unset RANK and WORLD_SIZE to run one process"
+        ) from None
+    return LaunchedProcess(torch.distributed.PrefixStore(name, store), rank, size)
 
 
 def lock_folder(output_dir: Path) -> AbstractContextManager[None]:
