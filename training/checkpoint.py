@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import dataclasses
 import io
@@ -10,7 +11,9 @@ import subprocess
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from cli.command import Parser
 from cli.errors import UserError
 from cli.progress import tell
 from generators.formats import Networks
@@ -18,6 +21,8 @@ from generators.load import save_generator
 from generators.prior import fit_prior
 from imaging.provenance import write_png
 from safe_files import atomic_write
+from training.efficientnet import EfficientNetLite
+from training.feature_distance import kernel_distance, pooled_features
 from training.score import sample_grid, samples, sliced_wasserstein
 from training.train_settings import MAY_CHANGE
 from training.trainer import Training
@@ -28,6 +33,14 @@ CHECKPOINT = "pulse-training-1"
 SCORED = 512  # samples for score (b) while training: enough to see it fall
 
 
+def add_file_flags(flags: Parser) -> None:
+    """What a generator's file says of itself, and its prior fit."""
+    flags.flag("name", "of the generator, in its file", "demo faces")
+    flags.flag("trained_on", "what the pictures are, for the file", "a folder of aligned faces")
+    flags.flag("licence", "of the weights, for the file", "research, non-commercial")
+    flags.flag("prior_draws", "latents that its prior is fitted to", 1_000_000, type=int)
+
+
 def commit() -> str:
     """The commit of this repository's code, `-dirty` where files differ from it."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -36,14 +49,30 @@ def commit() -> str:
     return "unknown"
 
 
-def load_critic(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a critic.pt. Raises: UserError."""
+def load_weights(path: Path, flag: str) -> dict[str, Tensor]:
+    """The state dict of the critic.pt or projected.pt that `flag` names. Raises: UserError."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"-critic {path} cannot be read ({error.strerror})") from None
+        raise UserError(f"-{flag} {path} cannot be read ({error.strerror})") from None
     except Exception as error:  # whatever a damaged file makes torch.load say
-        raise UserError(f"-critic {path} holds no weights ({str(error)[:200]})") from None
+        raise UserError(f"-{flag} {path} holds no weights ({str(error)[:200]})") from None
+
+
+def read_checkpoint(path: Path) -> dict | None:
+    """What a checkpoint holds, or None where there is none. Raises: UserError for another file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != CHECKPOINT or not {"settings", "data"} <= state.keys():
+            raise ValueError("it is of another format")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever a damaged file makes torch.load say
+        raise UserError(
+            f"{path} is no checkpoint of train.py ({str(error)[:200]}): move it "
+            f"away, or give another -output_dir"
+        ) from None
+    return state
 
 
 def load_checkpoint(folder: Path, training: Training, data: str) -> bool:
@@ -51,18 +80,9 @@ def load_checkpoint(folder: Path, training: Training, data: str) -> bool:
     fit.
     """
     path = folder / "checkpoint.pt"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != CHECKPOINT:
-            raise ValueError("it is of another format")
-        before = {**state["settings"], "data": state["data"]}
-    except FileNotFoundError:
+    if (state := read_checkpoint(path)) is None:
         return False
-    except Exception as error:  # whatever a damaged file makes torch.load say
-        raise UserError(
-            f"{path} is no checkpoint of train.py ({str(error)[:200]}): move it "
-            f"away, or give another -output_dir"
-        ) from None
+    before = {**state["settings"], "data": state["data"]}
     for name, value in {**dataclasses.asdict(training.settings), "data": data}.items():
         if before.get(name) != value and name not in MAY_CHANGE:
             raise UserError(
@@ -89,14 +109,36 @@ def write_log(path: Path, rows: list[dict]) -> None:
         file.write(text.getvalue().encode())
 
 
-def save(training: Training, figures: dict[str, float], folder: Path, data: str) -> None:
+class Scores:
+    """What a checkpoint is judged by while training: score (b) and, given features of real faces
+    in `network`, kid.
+    """
+
+    def __init__(self, network: EfficientNetLite | None = None, real: Tensor | None = None):
+        self.network = network
+        self.real = None if network is None else pooled_features(network, real)
+
+    def __call__(self, training: Training) -> tuple[dict[str, float], Tensor]:
+        """The scores by name, and the samples that they are of, (N, 3, S, S), uint8."""
+        networks = training.averaged
+        number = SCORED if self.real is None else len(self.real)
+        made = samples(networks["synthesis"], networks["mapping"], range(number))
+        faces = training.faces[:: max(len(training.faces) // SCORED, 1)]
+        scores = {"swd": round(sliced_wasserstein(made[:SCORED], faces), 3)}
+        if self.real is not None:
+            features = pooled_features(self.network, made)
+            scores["kid"] = round(kernel_distance(features, self.real), 2)
+        return scores, made
+
+
+def save(
+    training: Training, figures: dict[str, float], folder: Path, data: str, score: Scores
+) -> None:
     """Score, log, sample grid and, last, the checkpoint. Raises: OSError."""
-    networks = training.averaged
-    made = samples(networks["synthesis"], networks["mapping"], range(SCORED))
-    faces = training.faces[:: max(len(training.faces) // SCORED, 1)]
     row = {"images": training.images, "minutes": round(training.seconds / 60, 2), **figures}
-    row["augment_p"] = round(training.augment.p, 3)
-    row["swd"] = round(sliced_wasserstein(made, faces), 3)
+    row["augment_p"] = round(training.augment.p.item(), 3)
+    scores, made = score(training)
+    row |= scores
     training.log.append(row)
     write_log(folder / "log.csv", training.log)
     write_png(folder / "samples.png", sample_grid(made[:32]), {"images": str(training.images)})
@@ -105,9 +147,10 @@ def save(training: Training, figures: dict[str, float], folder: Path, data: str)
     tell(", ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
 
-def export(training: Training, folder: Path, about: dict) -> Path:
-    """The averaged generator with its prior fit, float16, as a one-file generator, and its critic
-    beside it. Raises: OSError.
+def export(training: Training, folder: Path, about: dict, prior_draws: int) -> Path:
+    """What can be gone on from without the checkpoint, in float16, each a file: the averaged
+    generator with its prior fit (generator.pt), the one that is trained (trained.pt), and what
+    they were trained against (critic.pt, projected.pt). Returns the first. Raises: OSError.
     """
     about = {
         **about,
@@ -115,10 +158,17 @@ def export(training: Training, folder: Path, about: dict) -> Path:
         "hours": round(training.hours_before + training.seconds / 3600, 2),
         "commit": commit(),
     }
-    synthesis, mapping = (training.averaged[name].cpu().half() for name in ("synthesis", "mapping"))
-    prior = fit_prior(mapping.float())  # of the weights as they will be read
-    path = folder / "generator.pt"
-    save_generator(Networks(synthesis, mapping.half(), about=about), prior, path)
-    with atomic_write(folder / "critic.pt") as file:
-        torch.save(training.critic(), file)
-    return path
+    prior = None
+    for name, networks in (("generator", training.averaged), ("trained", training.networks)):
+        synthesis, mapping = (
+            copy.deepcopy(networks[part]).cpu().half() for part in ("synthesis", "mapping")
+        )
+        if prior is None:  # of the weights as they will be read; nobody searches with the others
+            prior = fit_prior(mapping.float(), prior_draws)
+        save_generator(
+            Networks(synthesis, mapping.half(), about=about), prior, folder / f"{name}.pt"
+        )
+    for name, state in training.files().items():
+        with atomic_write(folder / f"{name}.pt") as file:
+            torch.save(state, file)
+    return folder / "generator.pt"

