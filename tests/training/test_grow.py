@@ -1,0 +1,72 @@
+"""training/grow.py: a wider network computes what the narrow one did, and its copies can part."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, one_file, random_networks
+
+from cli.errors import UserError
+from generators.formats import Networks, read_networks
+from stylegan import G_synthesis
+from training.discriminator import Discriminator
+from training.grow import Growth, renumbered, take_over, widened
+
+CPU = torch.device("cpu")
+
+
+def test_a_wider_generator_makes_the_same_pictures():
+    source = Networks(*random_networks(32))
+    wide = G_synthesis(16, 3, 32, fmap_base=128, fmap_max=16)
+    growth = Growth(source, wide, CPU, seed=0)
+    w, noise, pictures = growth.inputs(4)
+    torch.testing.assert_close(wide(w, noise), pictures, rtol=1e-4, atol=1e-4)
+    assert not growth.new
+
+
+def test_copies_of_a_channel_get_different_gradients():
+    source = Networks(*random_networks(32))
+    wide = G_synthesis(16, 3, 32, fmap_base=128, fmap_max=16)
+    growth = Growth(source, wide, CPU, seed=0)
+    wide.requires_grad_(True)
+    w, noise, pictures = growth.inputs(4)
+    (wide(w, noise) - pictures - 1).square().mean().backward()
+    first, second = wide.blocks["8x8"].conv1.weight.grad.chunk(2)
+    assert (first - second).norm() > 0.01 * first.norm() > 0
+
+
+def test_a_wider_discriminator_says_the_same():
+    torch.manual_seed(0)
+    narrow, wide = Discriminator(32, 256, 16), Discriminator(32, 512, 32)
+    assert not take_over(wide, renumbered(narrow.state_dict(), 0), torch.Generator())
+    pictures = torch.rand(8, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(wide(pictures), narrow(pictures), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_multiple_is_refused():
+    with pytest.raises(UserError, match="conv1.weight.* cannot be widened to"):
+        widened(torch.zeros(8, 8, 3, 3), torch.Size([12, 12, 3, 3]), "conv1.weight", None)
+
+
+def test_twice_the_resolution_learns_the_old_pictures_enlarged(tmp_path):
+    source = one_file(tmp_path / "small.pt", resolution=16)
+    torch.save(Discriminator(16, 128, 16).state_dict(), tmp_path / "critic.pt")
+    command = [sys.executable, "-m", "training.grow", "-start", tmp_path / "small.pt"]
+    command += ["-critic", tmp_path / "critic.pt", "-output_dir", tmp_path / "grown"]
+    command += ["-resolution", 32, "-fmap_base", 128, "-fmap_max", 16, "-critic_base", 256]
+    command += ["-critic_max", 32, "-steps", 200, "-device", "cpu"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for part in ("generator", "discriminator"):
+        losses = [
+            float(line.split(": ")[1])
+            for line in done.stdout.splitlines()
+            if line.startswith(f"new block of the {part}")
+        ]
+        assert losses[-1] < losses[0] / 2, (part, losses)
+    grown = read_networks(tmp_path / "grown" / "generator.pt")
+    assert grown.synthesis.resolution == 32 and grown.prior is not None
+    assert torch.equal(grown.mapping[0].weight, read_networks(source).mapping[0].weight.half())
+    critic = Discriminator(32, 256, 32)
+    critic.load_state_dict(torch.load(tmp_path / "grown" / "critic.pt", weights_only=True))
