@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from fast.device import choose_device
 from generators.formats import Networks, read_networks
 from generators.load import DEMO, save_generator
 from generators.prior import fit_prior
-from PULSE import choose_device
 from safe_files import atomic_write, require_folder_writable
 from stylegan import LEAKY_SLOPE, EqualisedConv, G_synthesis
 from training.checkpoint import load_weights

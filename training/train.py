@@ -27,9 +27,9 @@ from torch import Tensor
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from fast.device import choose_device
 from generators.formats import read_networks
 from generators.load import DEMO
-from PULSE import choose_device
 from safe_files import require_folder_writable
 from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
 from training.dataset import fingerprint, load_faces

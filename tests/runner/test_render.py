@@ -21,6 +21,8 @@ from cli.errors import UserError
 from generators.latents import Latent, read_latent, redraw, write_latent
 from imaging.pictures import to_tensor
 from PULSE import PULSE
+from runner.options import RunOptions
+from runner.render import render_files
 
 
 def test_a_latent_file_holds_what_it_says_and_no_pickle(pulse, tiny):
@@ -289,3 +291,13 @@ def test_a_run_that_is_killed_between_any_two_files_goes_on_to_the_same_bytes(pu
         pulse(*args, "-output_dir", folder.name)
         assert files(folder, ".png", ".npz", ".gif") == expected
         assert [path.name for path in folder.rglob(".*")] == [".pulse.lock"]
+
+
+def test_render_files_needs_no_search_settings(pulse, capsys):
+    """The function behind -render, called as run.py calls it."""
+    pulse("-save_latent")
+    options = RunOptions(render=[pulse.runs / "a.npz"], output_dir=pulse.root / "again", quiet=True)
+    assert render_files(options) == 0
+    assert "1 picture drawn again" in capsys.readouterr().out
+    assert (pulse.root / "again" / "a.png").read_bytes() == (pulse.runs / "a.png").read_bytes()
+    assert render_files(options) == 1  # nothing is drawn over a picture unasked

@@ -1,0 +1,50 @@
+"""The parts of bench.py: what is timed, and how the times are summed up."""
+
+import math
+import statistics
+
+import pytest
+import torch
+from conftest import one_file
+
+import bench
+from benchmarks import hardware, search_quality, step_profile
+from PULSE import PULSE
+
+
+def test_every_form_and_batch_is_a_row_and_the_plain_ones_come_first():
+    rows = bench.rows_for(torch.device("cpu"), [1, 4])
+    assert [row.formulation for row in rows[:2]] == ["plain, F.instance_norm", "plain"]
+    assert {(row.formulation, row.batch) for row in rows[2:]} == {
+        (form, batch) for form in ("eager", "compiled") for batch in (1, 4)
+    }
+    cuda = bench.rows_for(torch.device("cuda"), [1])
+    assert {row.precision for row in cuda} == {"float32", "tf32", "bfloat16"}
+    assert "compiled" not in {row.formulation for row in bench.rows_for(torch.device("mps"), [1])}
+
+
+def test_seconds_are_the_median_of_nine_after_two():
+    calls = []
+    seconds = hardware.seconds_of(lambda: calls.append(0), torch.device("cpu"))
+    assert len(calls) == 11 and 0 <= seconds < 1
+    assert hardware.processor().strip()
+
+
+def test_the_parts_of_a_step_add_up_to_it(tmp_path):
+    model = PULSE(one_file(tmp_path / "g.pt", 64), "cpu", tmp_path, compile="off")
+    parts = step_profile.profile(model, 2)
+    whole = parts.pop("a step")
+    assert sum(parts.values()) == pytest.approx(whole)
+    assert all(seconds > 0 for seconds in parts.values()) and len(parts) == 4
+
+
+def test_the_reference_of_a_comparison_is_the_plain_form_in_float32():
+    forms = search_quality.forms_for(torch.device("cuda"))
+    assert forms[0] == ("plain", "float32") and ("fast", "tf32") in forms
+    assert search_quality.forms_for(torch.device("mps"))[1:] == [("fast", "float32")]
+
+
+def test_a_standard_error_is_of_the_mean():
+    values = [0.1, 0.4, 0.2, 0.3]
+    assert search_quality.standard_error(values) == statistics.stdev(values) / 2
+    assert math.isnan(search_quality.standard_error([1.0]))
