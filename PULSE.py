@@ -1,5 +1,5 @@
 """PULSE (Menon et al., CVPR 2020): among the faces that a generator G can make, find those that
-downscale to a given LR picture, ‖DS(G(w, noise)) − LR‖² ≤ eps.
+downscale to a given LR picture: mean (DS(G(w, noise)) − LR)² ≤ eps.
 
     from PULSE import PULSE
     model = PULSE(generator="demo")

@@ -63,7 +63,7 @@ class LossBuilder(nn.Module):
         LR = self._downscale(HR)
         difference = LR - self.ref_im
         mse = l2(difference)
-        values = {
+        values = {  # a further term is also named in search_settings.LOSS_TERMS
             "L2": mse.clamp(min=self.eps),
             "L1": 10 * l1(difference).clamp(min=self.eps),
             "GEOCROSS": geocross(w),

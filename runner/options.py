@@ -42,15 +42,15 @@ class RunOptions:
     )
     compile: str = setting(
         "auto",
-        "auto (where it pays), on or off: code for this machine, made once and kept in the cache; "
-        "on CUDA also whole steps, recorded and replayed",
+        "auto (on a CPU, where it pays), on or off: code for this machine, made once and kept in "
+        "the cache; on CUDA whole steps are recorded and replayed, unless off",
         choices=COMPILE,
     )
     precision: str | None = setting(
         None,
         "of the network: float32, tf32 (on CUDA, and the default there where PyTorch's own "
         "convolutions use it) or bfloat16; latents, statistics, loss and downscaling stay float32",
-        shown="float32",
+        shown="float32; on CUDA PyTorch's own",
         kind=str,
         choices=PRECISIONS,
     )

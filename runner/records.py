@@ -1,7 +1,8 @@
 """The record beside a result: with which settings it was made, and what the search reached.
 
-A result's record is `<name>.json` beside `<name>.png` (runner/jobs.py). It is written before the
-picture: a picture without a record is none of ours, a record without a picture was interrupted.
+A result's record is `<name>.json` beside `<name>.png` (runner/jobs.py), filled by Run.record in
+runner/folder.py. It is written before the picture: a picture without a record is none of ours, a
+record without a picture was interrupted.
 """
 
 from __future__ import annotations

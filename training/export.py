@@ -21,7 +21,7 @@ from training.train_settings import TrainSettings
 from training.trainer import Training
 
 
-def main() -> int:
+def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag("output_dir", "of the training", "training_runs", type=Path)
     flags.flag("to", "folder for the files", "training_runs", type=Path)
@@ -32,7 +32,11 @@ def main() -> int:
         type=Path,
     )
     add_file_flags(flags)
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
     require_folder_writable(args.to, "-to")
     path = args.output_dir / "checkpoint.pt"
     state = read_checkpoint(path)

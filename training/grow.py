@@ -122,7 +122,11 @@ def renumbered(critic: dict[str, Tensor], new: int) -> dict[str, Tensor]:
 
 
 def fit(parameters: list[nn.Parameter], steps: int, loss: Callable[[], Tensor], what: str) -> None:
-    """Adam on `loss()`, with a rate that falls to nothing; tells how it goes."""
+    """Adam on `loss()`, with a rate that falls to nothing; tells how it goes. Where a network was
+    only widened, nothing is left to learn.
+    """
+    if not parameters:
+        return
     for parameter in parameters:
         parameter.requires_grad_()
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
@@ -179,7 +183,7 @@ class Growth:
             w, noise, wanted = self.inputs()
             return F.mse_loss(self.synthesis(w, noise), wanted)
 
-        fit(self.new, steps if self.new else 0, loss, "new block of the generator")
+        fit(self.new, steps, loss, "new block of the generator")
 
     def grow_critic(self, state: dict[str, Tensor], critic: Discriminator, steps: int) -> None:
         """Fill `critic` from the state dict of the old generator's one; its new block learns to
@@ -203,27 +207,37 @@ class Growth:
             x = critic.blocks[:new](x)
             return F.mse_loss(x, _repeated(wanted, x.shape[1], 1))
 
-        fit(new_ones, steps if new else 0, loss, "new block of the discriminator")
+        fit(new_ones, steps, loss, "new block of the discriminator")
 
 
-def main() -> int:
+def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag("start", "demo or a one-file generator with its mapping network", "demo")
     flags.flag("critic", "the critic.pt beside it", type=Path)
     flags.flag("output_dir", "where generator.pt and critic.pt go", "grown", type=Path)
-    flags.flag("resolution", "pixels a side, those of the generator or a multiple", 128, type=int)
+    flags.flag("resolution", "pixels a side, the generator's or twice as many", 128, type=int)
     flags.flag("fmap_base", "channels, as in training.train", 2048, type=int)
     flags.flag("fmap_max", "channels, as in training.train", 256, type=int)
     flags.flag("critic_base", "channels, as in training.train", 4096, type=int)
     flags.flag("critic_max", "channels, as in training.train", 256, type=int)
     flags.flag("steps", "by which each new block learns, on batches of 16", 1000, type=int)
     flags.flag("device", "auto, cuda, mps or cpu", "auto")
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
     require_folder_writable(args.output_dir, "-output_dir")
     device = choose_device(args.device)
     source = read_networks(DEMO if args.start == "demo" else Path(args.start))
     if source.mapping is None:
         raise UserError(f"{args.start} has no mapping network: give a generator that has one")
+    size = source.synthesis.resolution
+    if args.resolution not in (size, 2 * size):
+        raise UserError(
+            f"-resolution {args.resolution} is not what {args.start} can grow to: give {2 * size}, "
+            f"or {size}, which only widens it"
+        )
     torch.manual_seed(0)
     width = source.synthesis.dlatent_size
     try:
@@ -238,7 +252,11 @@ def main() -> int:
         growth.grow_critic(load_weights(args.critic, "critic"), critic, args.steps)
         files = {key: value.half().cpu() for key, value in critic.state_dict().items()}
     prior = source.prior or fit_prior(source.mapping.cpu())
-    networks = Networks(synthesis.cpu().half(), source.mapping.cpu().half(), about=source.about)
+    grown = (
+        f"{source.about.get('name', args.start)}, grown to {args.resolution} pixels, not trained"
+    )
+    about = {**source.about, "name": grown}
+    networks = Networks(synthesis.cpu().half(), source.mapping.cpu().half(), about=about)
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         save_generator(networks, prior, args.output_dir / "generator.pt")
