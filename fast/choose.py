@@ -1,7 +1,7 @@
 """How the synthesis network is computed in a search: the one place where that is decided.
 
 `plain` is stylegan.py, the reference, which no search uses. `eager` is synthesis.py with PyTorch's
-own operations; `compiled` is synthesis.py with cpu.c on a CPU, and with torch.compile on CUDA.
+own operations; `compiled` is synthesis.py with cpu.c on a CPU, and with Triton's kernels on CUDA.
 There, steps are also launched as a whole (cuda_graph.py).
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from cli.errors import UserError
-from fast import inductor
 from fast.cuda_graph import Recorder
 from fast.memory import free_memory, keep_freed_memory
 from fast.precision import choose_precision, dtype_of
@@ -24,8 +23,8 @@ from stylegan import G_synthesis
 # -compile auto, on a CPU: pixels times steps of one picture from which compiling pays: cpu.c takes
 # up to ten seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
 # reckoned for one picture, whatever the number: a picture's result must not depend on how many are
-# made with it. On CUDA nothing is compiled unless it is asked for: torch.compile takes a minute or
-# two in each process, which only thousands of pictures would earn back.
+# made with it. On CUDA nothing is compiled unless it is asked for: those kernels have not been
+# measured on a GPU yet.
 PAYS_ON_CPU = 100_000
 
 REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
@@ -141,5 +140,9 @@ class FastForms:
 
             return cpu.load(self.cache_dir, dtype_of(self.precision))
         if self.device.type == "cuda":
-            return inductor.load(self.cache_dir, self.device)
+            try:
+                from fast import cuda
+            except ImportError:  # PyTorch for Windows comes without it
+                return None, "Triton is not installed"
+            return cuda.load(self.device)
         return None, f"there is no compiled form for {self.device.type}"

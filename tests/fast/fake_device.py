@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fast.synthesis import FastSynthesis, TorchKernels
+from fast.synthesis import FastSynthesis, Kernels
 from generators.load import Generator
 from PULSE import Search
 from search_settings import Settings
@@ -73,7 +73,7 @@ class Watch(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def fake_device(kind: str, monkeypatch):
+def fake_device(kind: str, monkeypatch, watch_class: type[Watch] = Watch):
     """Within it, tensors of `kind` (cuda or mps) can be made. Yields the Watch."""
 
     def dispatch(cls, function, types, args=(), kwargs=None):
@@ -83,28 +83,40 @@ def fake_device(kind: str, monkeypatch):
     monkeypatch.setattr(fake.FakeTensor, "__torch_dispatch__", classmethod(dispatch))
     monkeypatch.setitem(HANDLERS, DEVICE_OF, lambda args: META)
     device = torch.device(kind, 0)
-    with fake.FakeTensorMode(), Watch(device) as watch:
+    with fake.FakeTensorMode(), watch_class(device) as watch:
         yield watch
 
 
 def search_on(
-    watch: Watch, form: str, precision: str, batch: int, settings: Settings, resolution: int = 32
+    watch: Watch,
+    kernels: Kernels | None,
+    precision: str,
+    batch: int,
+    settings: Settings,
+    *,
+    width: int = 16,
+    side: int = 16,
+    watched: set[int] | None = None,
+    **layout: int,
 ) -> None:
-    """A whole search, its first two steps free to set things up, all others watched strictly."""
+    """A whole search, its first two steps free to set things up, all others, or only those named,
+    watched strictly. kernels: of the fast form; None is the plain network. side: pixels of the LR.
+    """
+    layout = {"resolution": 32, "fmap_base": 64, "fmap_max": 8} | layout
     with watch.device:
-        synthesis = G_synthesis(16, resolution=resolution, fmap_base=64, fmap_max=8)
-        mean, std = torch.zeros(16), torch.ones(16)
+        synthesis = G_synthesis(width, **layout)
+        mean, std = torch.zeros(width), torch.ones(width)
     generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
     synthesize = synthesis
-    if form == "fast":
-        synthesize = FastSynthesis(synthesis, TorchKernels(), precision)
+    if kernels is not None:
+        synthesize = FastSynthesis(synthesis, kernels, precision)
     watch.truth = not settings.opt_name.startswith("sgd")
-    ref_im = torch.full((batch, 3, 16, 16), 0.5)
+    ref_im = torch.full((batch, 3, side, side), 0.5)
     search = Search(generator, synthesize, ref_im, settings, list(range(batch)))
     try:
         for step in range(settings.steps):
-            watch.strict = step >= 2
+            watch.strict = step in watched if watched else step >= 2
             search.step()
     finally:
         watch.strict = False
-    assert sum(watch.operations.values()) > 100, "nothing was watched"
+    assert sum(watch.operations.values()) > 50, "nothing was watched"
