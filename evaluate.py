@@ -90,7 +90,7 @@ def main() -> int:
     markdown = [f"# {title}\n", *map(tables.as_markdown, shown), *(f"{line}\n" for line in notes)]
     texts = {
         "json": tables.as_json(document),
-        "csv": tables.as_csv(evaluation.rows),
+        "csv": "\ufeff" + tables.as_csv(evaluation.rows),  # the mark by which Excel knows UTF-8
         "markdown": "\n".join(markdown),
     }
     try:
