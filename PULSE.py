@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,6 @@ from SphericalOptimizer import SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
 Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)
-
-warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ def write_summary(output_dir: Path) -> tuple[Path, list[Record]]:
         table.writerow([spreadsheet_cell(value) for value in row])
     path = output_dir / "results.csv"
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        # with the byte-order mark by which Excel knows UTF-8
+        file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))
     return path, records
 
 
