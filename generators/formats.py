@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.errors import UserError
-from generators import genforce, lernapparat, nvidia
+from generators import genforce, lernapparat, nvidia, nvidia_pytorch, persistent
 from generators.networks import Networks, build_mapping, build_synthesis, read_prior
 from generators.safe_loading import StandIns, load_content
 from stylegan import G_mapping
@@ -62,6 +62,12 @@ READERS = (
     Reader("lernapparat", lernapparat.recognises, lernapparat.read),
     Reader("PULSE", {"torgb.weight", "dense0.weight"}.intersection, _read_pulse),
     Reader("NVIDIA pickle", nvidia.recognises, nvidia.read, nvidia.STAND_INS),
+    Reader(
+        "NVIDIA PyTorch pickle",
+        nvidia_pytorch.recognises,
+        nvidia_pytorch.read,
+        persistent.STAND_INS,
+    ),
 )
 
 

@@ -18,6 +18,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,17 +64,20 @@ def entries(content: object) -> dict[str, object]:
     return content
 
 
-def load_torch(path: Path) -> object:
-    """What torch.save wrote: tensors, on the CPU, in plain containers. Raises: UserError."""
+def load_torch(source: Path | BinaryIO) -> object:
+    """What torch.save wrote, to a file or to memory: tensors, on the CPU, in plain containers; and
+    argparse's Namespace, in which training programs keep their flags. Raises: UserError.
+    """
     unpacked = 0
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        if isinstance(source, Path) and zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked <= path.stat().st_size:  # torch.save compresses nothing, a bomb does
-            with warnings.catch_warnings():
+        # torch.save compresses nothing, a bomb does
+        if unpacked == 0 or unpacked <= source.stat().st_size:
+            with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
                 warnings.simplefilter("ignore")  # about pickles of other versions
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file provokes
         if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
             words = f"cannot be read: it asks for {unsafe[1]}, which no generator needs"
