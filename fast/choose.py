@@ -8,9 +8,11 @@ There, steps are also launched as a whole (cuda_graph.py).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from cli.errors import UserError
 from fast import inductor
@@ -19,7 +21,6 @@ from fast.memory import free_memory, keep_freed_memory
 from fast.precision import choose_precision, dtype_of
 from fast.synthesis import FastSynthesis, Kernels, TorchKernels
 from search_settings import COMPILE
-from stylegan import G_synthesis
 
 # -compile auto, on a CPU: pixels times steps of one picture from which compiling pays: cpu.c takes
 # up to ten seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
@@ -37,32 +38,19 @@ ONE_THREAD = 1_000_000_000
 
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
 
+FAST_FORMS = {"stylegan1": FastSynthesis}  # by the family of the network
+
 log = logging.getLogger("pulse")
 
 
-def multiply_adds(network: G_synthesis, folded: bool) -> int:
-    """Of one forward pass of one picture, convolutions only; `folded`: with the ×2 of small blocks
-    folded into their kernels, 4 products a pixel instead of 9.
-    """
-    total = 0
-    for size, block in network.blocks.items():
-        pixels = int(size.split("x")[0]) ** 2
-        if size != "4x4":
-            up = block.conv0_up
-            products = 4 if up.fused or folded else 9
-            total += products * up.weight[..., 0, 0].numel() * pixels
-        conv = block.conv if size == "4x4" else block.conv1
-        total += conv.weight.numel() * pixels
-    return total + network.torgb.weight.numel() * pixels
-
-
-def choose_threads(threads: int | None, network: G_synthesis) -> int:
-    """How many CPU threads search `network`: `threads`, or for None PyTorch's own number, and one
-    where the network is small. On the generator alone, so that a run repeats another.
+def choose_threads(threads: int | None, network: nn.Module) -> int:
+    """How many CPU threads search `network`, of any family: `threads`, or for None PyTorch's own
+    number, and one where the network is small. On the generator alone, so that a run repeats
+    another.
     """
     if threads is not None:
         return threads
-    small = multiply_adds(network, folded=True) < ONE_THREAD
+    small = network.multiply_adds < ONE_THREAD
     return 1 if small else torch.get_num_threads()
 
 
@@ -80,18 +68,16 @@ class FastForms:
     `precision`. Raises: UserError for an unknown `compile` or `precision`.
     """
 
-    def __init__(
-        self, synthesis: G_synthesis, cache_dir: Path, compile: str, precision: str | None
-    ):
+    def __init__(self, synthesis: nn.Module, cache_dir: Path, compile: str, precision: str | None):
         require_compile(compile)
         self.synthesis, self.cache_dir, self.compile = synthesis, Path(cache_dir), compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
         self._recorder: Recorder | None = None
-        self._made: dict[str, FastSynthesis] = {}
+        self._made: dict[str, Callable[..., Tensor]] = {}
         self._refused = False  # compiling failed, and it was said
 
-    def choose(self, steps: int, like: str | None = None) -> FastSynthesis:
+    def choose(self, steps: int, like: str | None = None) -> Callable[..., Tensor]:
         """What searches of so many steps are computed with. With `auto`, a formulation `like` that
         of an earlier search is followed on a CPU, where a picture is the same only in the same one.
         """
@@ -127,12 +113,15 @@ class FastForms:
         """After a search for which memory was not enough: what is not needed goes."""
         if self._recorder is not None:
             self._recorder.forget()
-        if "compiled" in self._made:
+        if "compiled" in self._made and self.synthesis.family in FAST_FORMS:
             self._made["compiled"].kernels.forget_batch_sizes()
         free_memory(self.device)
 
-    def _fast(self, kernels: Kernels) -> FastSynthesis:
-        return FastSynthesis(self.synthesis, kernels, self.precision)
+    def _fast(self, kernels: Kernels) -> Callable[..., Tensor]:
+        fast_form = FAST_FORMS.get(self.synthesis.family)
+        if fast_form is None:
+            return self.synthesis
+        return fast_form(self.synthesis, kernels, self.precision)
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""

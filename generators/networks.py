@@ -6,6 +6,7 @@ memory that the file does not. A UserError raised here is worded to follow the n
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from torch import Tensor
 from cli.errors import UserError
 from generators.safe_loading import entries
 from generators.stylegan2 import StyleGAN2Synthesis
+from generators.stylegan3 import StyleGAN3Synthesis
+from generators.stylegan3_layout import layer_layouts
 from stylegan import Blur, G_mapping, G_synthesis
 
 State = dict[str, Tensor]
-Synthesis = G_synthesis | StyleGAN2Synthesis
+MOST_TAPS = 96  # of a filter of StyleGAN3; published networks have 24
+Synthesis = G_synthesis | StyleGAN2Synthesis | StyleGAN3Synthesis
 
 
 @dataclass
@@ -149,6 +153,35 @@ def build_synthesis(content: object, config: dict | None = None) -> G_synthesis:
         "resolution": max(sizes),
     }
     return load_strictly(G_synthesis, derived | (config or {}), state)
+
+
+def build_later_family(content: object, config: dict) -> Synthesis:
+    """The synthesis network of StyleGAN2 or 3, from a state dict under NVIDIA's names and
+    config["family"] with its constructor's arguments; loaded strictly. Raises: UserError.
+    """
+    for name, value in config.items():
+        plain = value if isinstance(value, (list, tuple)) else [value]
+        if not all(each is None or isinstance(each, (int, float, str)) for each in plain):
+            raise UserError(f"has an unusable config ({name} is {worded(value)})")
+    state, arguments = tensors(content), dict(config)
+    if config["family"] in ("stylegan3-t", "stylegan3-r"):
+        return build_stylegan3(state, arguments)
+    if arguments.pop("family") == "stylegan2":
+        return load_strictly(StyleGAN2Synthesis, arguments, state)
+    raise UserError(f"is of the family {worded(config['family'])}, which is not known")
+
+
+def build_stylegan3(state: State, config: dict) -> StyleGAN3Synthesis:
+    """The synthesis network of StyleGAN3, loaded strictly. Raises: UserError."""
+    names = inspect.signature(layer_layouts).parameters
+    try:
+        layouts = layer_layouts(**{name: config[name] for name in names})
+        most = max(max(layout.up_taps, layout.down_taps) for layout in layouts)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"has an unusable config ({error})") from None
+    if most > MOST_TAPS:  # computed, they would fill the memory
+        raise UserError(f"has an unusable config (filters of {most} taps)")
+    return load_strictly(StyleGAN3Synthesis, config, state)
 
 
 def build_mapping(content: object) -> G_mapping:

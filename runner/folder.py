@@ -99,7 +99,7 @@ class Run:
             not options.quiet,
         )
         torch.set_num_threads(choose_threads(options.threads, self.model.generator.synthesis))
-        self.settings.noise_roles(self.model.generator.num_layers)
+        self.settings.noise_roles(len(self.model.generator.noise_sizes))
 
     def prepare(self) -> int:
         """Settle the seed, which is returned, see which results exist, and clear what a killed run
@@ -132,7 +132,7 @@ class Run:
     def all_settings(self) -> dict:
         """Everything that a result depends on but its pixels, as records hold it."""
         return {
-            **dataclasses.asdict(self.settings.resolved(self.model.generator.num_layers)),
+            **dataclasses.asdict(self.settings.resolved(len(self.model.generator.noise_sizes))),
             "seed": self.seed,
             "retries": self.options.retries,
             "precision": self.model.precision,
