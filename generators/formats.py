@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.errors import UserError
-from generators import genforce, lernapparat, nvidia, nvidia_pytorch, persistent
+from generators import (
+    genforce,
+    lernapparat,
+    nvidia,
+    nvidia_pytorch,
+    nvidia_tensorflow,
+    persistent,
+    rosinality,
+)
 from generators.networks import (
     Networks,
     build_later_family,
@@ -83,6 +91,8 @@ READERS = (
     Reader("genforce", genforce.recognises, genforce.read),
     Reader("lernapparat", lernapparat.recognises, lernapparat.read),
     Reader("PULSE", {"torgb.weight", "dense0.weight"}.intersection, _read_pulse),
+    Reader("rosinality", rosinality.recognises, rosinality.read),
+    Reader("NVIDIA TensorFlow pickle", nvidia_tensorflow.recognises, nvidia_tensorflow.read),
     Reader("NVIDIA pickle", nvidia.recognises, nvidia.read, nvidia.STAND_INS),
     Reader(
         "NVIDIA PyTorch pickle",

@@ -44,7 +44,7 @@ def build_stylegan2(
     for key, tensor in synthesis.items():
         if match := re.fullmatch(r"b(\d{1,9})\.conv1\.bias", key):
             channels[int(match[1])] = tensor.numel()
-        if key.endswith("resample_filter") and not _is_fir(tensor):
+        if key.endswith("resample_filter") and not is_fir(tensor):
             raise UserError(
                 "was built with another resample_filter: only [1, 3, 3, 1] is read, so not its "
                 f"synthesis.{key}"
@@ -73,7 +73,7 @@ def build_stylegan2(
     return with_mapping(network, mapping)
 
 
-def _is_fir(kernel: Tensor) -> bool:
+def is_fir(kernel: Tensor) -> bool:
     """Whether it is the kernel that upsamples, to float32's rounding."""
     same = kernel.shape == fir_kernel().shape
     return same and torch.allclose(kernel.float(), fir_kernel(), rtol=1e-5, atol=1e-7)
@@ -117,3 +117,10 @@ def with_mapping(synthesis, state: State) -> Networks:
     networks = Networks(synthesis, None, about={"licence": LICENCE})
     networks.labels, networks.mapping_of = weight.shape[1], mapping_of
     return networks
+
+
+def without_axes(tensor: Tensor, axes: tuple[int, ...], key: str) -> Tensor:
+    """Without these axes, of one number each. Raises: UserError where they are others."""
+    if any(axis >= tensor.ndim or tensor.shape[axis] != 1 for axis in axes):
+        raise UserError(f"does not fit: {key} is {tuple(tensor.shape)}")
+    return tensor.squeeze(axes) if axes else tensor
