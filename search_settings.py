@@ -164,6 +164,12 @@ class Settings:
             raise UserError(f"num_trainable_noise_layers must be 0 or more, not {number}")
         self._bad_layers()
 
+    @property
+    def changes_noise(self) -> bool:
+        """Whether a setting of the noise is not its default."""
+        given = (self.num_trainable_noise_layers, self.bad_noise_layers)
+        return self.noise_type != Settings.noise_type or given != (None, None)
+
     def _bad_layers(self) -> list[int] | None:
         if self.bad_noise_layers is None:
             return None

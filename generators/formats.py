@@ -92,10 +92,10 @@ READERS = (
     Reader("lernapparat", lernapparat.recognises, lernapparat.read),
     Reader("PULSE", {"torgb.weight", "dense0.weight"}.intersection, _read_pulse),
     Reader("rosinality", rosinality.recognises, rosinality.read),
-    Reader("NVIDIA TensorFlow pickle", nvidia_tensorflow.recognises, nvidia_tensorflow.read),
+    Reader("NVIDIA StyleGAN2 pickle, TensorFlow", nvidia.is_stylegan2, nvidia_tensorflow.read),
     Reader("NVIDIA pickle", nvidia.recognises, nvidia.read, nvidia.STAND_INS),
     Reader(
-        "NVIDIA PyTorch pickle",
+        "NVIDIA pickle, PyTorch",
         nvidia_pytorch.recognises,
         nvidia_pytorch.read,
         persistent.STAND_INS,

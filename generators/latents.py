@@ -192,6 +192,8 @@ def _require_whole(record: dict) -> None:
     texts = (record["device"], record["versions"]["pulse"], generator["name"], generator["sha256"])
     if not all(isinstance(text, str) for text in texts):
         raise ValueError
+    if not isinstance(generator.get("label", 0), int):
+        raise ValueError
     if not (isinstance(record["l2"], float) and isinstance(record["within_eps"], bool)):
         raise ValueError
     if not (isinstance(record["threads"], int) and 1 <= record["threads"] <= 1024):

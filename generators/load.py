@@ -1,12 +1,13 @@
 """A name or a file becomes a generator: synthesis network, prior, and what is known of it.
 
-`ffhq` is looked for in the cache and then fetched; `demo` lies in this repository; anything else is
-the path of a weight file.
+`ffhq` and the names of public.py are looked for in the cache and then fetched; `demo` lies in this
+repository; anything else is an address or the path of a weight file.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from generators.ffhq import load_ffhq
 from generators.formats import FAMILIES, FORMAT, FORMAT_2, read_networks
 from generators.networks import Networks, Synthesis, worded
 from generators.prior import cached_prior, tensors_sha256
+from generators.public import ADDRESS, BY_NAME, NAMES, load_from_address, load_public
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_mapping
 
@@ -37,12 +39,20 @@ class Generator:
     about: dict
     mapping: G_mapping | None = None
     label: int | None = None  # of a conditional generator: the one that was chosen
+    licence: str | None = None  # of one that was fetched by its name
 
     @cached_property
     def sha256(self) -> str:
         """Of everything that its pictures depend on: the synthesis network and the prior."""
         state = {**self.synthesis.state_dict(), "prior mean": self.mean, "prior std": self.std}
         return tensors_sha256(state)
+
+    @property
+    def facts(self) -> dict:
+        """What the record of a result says of it, beside its name."""
+        given = {"label": self.label, "licence": self.licence}
+        known = {name: value for name, value in given.items() if value is not None}
+        return {"sha256": self.sha256, **known}
 
     @property
     def resolution(self) -> int:
@@ -115,20 +125,32 @@ def load_generator(
     progress: bool = True,
     label: int | None = None,
 ) -> Generator:
-    """`ffhq`, `demo` or the path of a weight file → a Generator on the CPU, in float32.
+    """A name (`ffhq`, `demo`, or one of public.py), an https address or the path of a weight file →
+    a Generator on the CPU, in float32.
 
     progress: tell of downloads on stderr. label: of a conditional generator, counted from 0.
     Raises: UserError, with the reason and what to do.
     """
-    if str(name) == "ffhq":
-        networks = load_ffhq(Path(cache_dir), progress)
+    text, cache_dir, licence = str(name), Path(cache_dir), None
+    if text == "ffhq":
+        networks = load_ffhq(cache_dir, progress)
+    elif text == "demo":
+        networks = read_networks(DEMO)
+    elif public := BY_NAME.get(text):
+        networks = load_public(public, cache_dir, progress)
+        licence = public.licence
+    elif ADDRESS.match(text):
+        networks = load_from_address(text, cache_dir, progress)
+    elif re.fullmatch(r"[\w-]+", text) and not os.path.lexists(text):
+        raise UserError(
+            f"{text} is neither a weight file nor the name of a generator: give a file, an https "
+            f"address, or one of {', '.join(NAMES)}"
+        )
     else:
-        try:
-            networks = read_networks(DEMO if str(name) == "demo" else Path(name))
-        except UserError as error:
-            hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
-            raise UserError(f"{error}{hint}") from None
-    return generator_of(networks, name, Path(cache_dir), label)
+        networks = read_networks(Path(name))
+    generator = generator_of(networks, name, cache_dir, label)
+    generator.licence = licence
+    return generator
 
 
 def generator_of(

@@ -78,7 +78,18 @@ def generator(content: dict) -> object:
 
 
 def recognises(content: dict) -> bool:
-    return isinstance(generator(content), Network)
+    return isinstance(generator(content), Network) and not is_stylegan2(content)
+
+
+def is_stylegan2(content: dict) -> bool:
+    """Whether it holds networks of TensorFlow's StyleGAN2: these have `mod_weight`."""
+    network = generator(content)
+    parts = network.dictionary("components") if isinstance(network, Network) else {}
+    synthesis = parts.get("synthesis")
+    pairs = synthesis.get("variables") if isinstance(synthesis, Network) else None
+    pairs = pairs if isinstance(pairs, (list, tuple)) else ()
+    names = (pair[0] for pair in pairs if isinstance(pair, tuple) and pair)
+    return any(isinstance(name, str) and name.endswith("/mod_weight") for name in names)
 
 
 def read(content: dict) -> Networks:

@@ -38,16 +38,6 @@ NAMES = (
 )
 
 
-def recognises(content: dict) -> bool:
-    if not nvidia.recognises(content):
-        return False
-    synthesis = nvidia.generator(content).dictionary("components").get("synthesis")
-    pairs = synthesis.get("variables") if isinstance(synthesis, nvidia.Network) else None
-    pairs = pairs if isinstance(pairs, (list, tuple)) else ()
-    names = (pair[0] for pair in pairs if isinstance(pair, tuple) and pair)
-    return any(isinstance(name, str) and name.endswith("/mod_weight") for name in names)
-
-
 def read(content: dict) -> Networks:
     """Raises: UserError, worded to follow the name of the file."""
     settings, networks = nvidia.networks_of(content)
