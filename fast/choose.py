@@ -1,8 +1,9 @@
 """How the synthesis network is computed in a search: the one place where that is decided.
 
-`plain` is stylegan.py, the reference, which no search uses. `eager` is synthesis.py with PyTorch's
-own operations; `compiled` is synthesis.py with cpu.c on a CPU, and with torch.compile on CUDA.
-There, steps are also launched as a whole (cuda_graph.py).
+`plain` is the reference, which no search uses: stylegan.py, or what stands in generators/ for later
+families. `eager` is the family's fast form with PyTorch's own operations; `compiled` is the same
+with C on a CPU, and of StyleGAN1 with torch.compile on CUDA. There, steps are also launched as a
+whole (cuda_graph.py).
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cli.errors import UserError
-from fast import inductor
+from fast import cpu, inductor, stylegan2_cpu
 from fast.cuda_graph import Recorder
 from fast.memory import free_memory, keep_freed_memory
 from fast.precision import choose_precision, dtype_of
+from fast.stylegan2 import FastStyleGAN2
+from fast.stylegan2_kernels import TorchStyleGAN2Kernels
 from fast.synthesis import FastSynthesis, Kernels, TorchKernels
 from search_settings import COMPILE
 
@@ -38,8 +43,20 @@ ONE_THREAD = 1_000_000_000
 
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
 
-FAST_FORMS = {"stylegan1": FastSynthesis}  # by the family of the network
 
+class Form(NamedTuple):
+    """How networks of one family are computed."""
+
+    fast: Callable[[nn.Module, Kernels, str], Callable[..., Tensor]]
+    eager: Callable[[], Kernels]  # PyTorch's own operations
+    on_cpu: ModuleType  # whose `load` compiles kernels
+    on_cuda: ModuleType | None = None
+
+
+FORMS = {
+    "stylegan1": Form(FastSynthesis, TorchKernels, cpu, inductor),
+    "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu),
+}
 log = logging.getLogger("pulse")
 
 
@@ -73,6 +90,7 @@ class FastForms:
         self.synthesis, self.cache_dir, self.compile = synthesis, Path(cache_dir), compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
+        self._form = FORMS.get(synthesis.family)
         self._recorder: Recorder | None = None
         self._made: dict[str, Callable[..., Tensor]] = {}
         self._refused = False  # compiling failed, and it was said
@@ -96,7 +114,9 @@ class FastForms:
                 self._made["compiled"] = self._fast(kernels)
         name = "compiled" if wanted and not self._refused else "eager"
         if name not in self._made:
-            self._made[name] = self._fast(TorchKernels())
+            self._made[name] = self.synthesis
+            if self._form is not None:
+                self._made[name] = self._fast(self._form.eager())
         return self._made[name]
 
     def recorder(self, steps: int) -> Recorder | None:
@@ -113,22 +133,17 @@ class FastForms:
         """After a search for which memory was not enough: what is not needed goes."""
         if self._recorder is not None:
             self._recorder.forget()
-        if "compiled" in self._made and self.synthesis.family in FAST_FORMS:
+        if "compiled" in self._made:
             self._made["compiled"].kernels.forget_batch_sizes()
         free_memory(self.device)
 
     def _fast(self, kernels: Kernels) -> Callable[..., Tensor]:
-        fast_form = FAST_FORMS.get(self.synthesis.family)
-        if fast_form is None:
-            return self.synthesis
-        return fast_form(self.synthesis, kernels, self.precision)
+        return self._form.fast(self.synthesis, kernels, self.precision)
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""
-        if self.device.type == "cpu":
-            from fast import cpu
-
-            return cpu.load(self.cache_dir, dtype_of(self.precision))
-        if self.device.type == "cuda":
-            return inductor.load(self.cache_dir, self.device)
-        return None, f"there is no compiled form for {self.device.type}"
+        if self.device.type == "cpu" and self._form is not None:
+            return self._form.on_cpu.load(self.cache_dir, dtype_of(self.precision))
+        if self.device.type == "cuda" and self._form is not None and self._form.on_cuda is not None:
+            return self._form.on_cuda.load(self.cache_dir, self.device)
+        return None, f"there is no compiled form of it for {self.device.type}"

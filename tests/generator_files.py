@@ -37,7 +37,9 @@ def random_networks_of(family: str, resolution: int, d: int = 16, seed: int = 0)
     elif family == "stylegan2":
         synthesis = random_stylegan2(resolution, d, seed)
     else:
-        synthesis = random_stylegan3(resolution, family, d, seed)
+        wide = {"channel_base": 4 * resolution, "output_scale": 2.0}  # pictures with contrast
+        synthesis = random_stylegan3(resolution, family, d, seed, **wide)
+        synthesis.layers[-1].bias.zero_()
     prior = torch.zeros(d), torch.ones(d)
     return Networks(synthesis, G_mapping(d, 2), prior, {"name": "a random network of the tests"})
 
