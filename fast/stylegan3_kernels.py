@@ -246,10 +246,10 @@ def separable(down: Tensor) -> list[tuple[Tensor, Tensor]]:
     """
     if down.ndim == 1:
         return [(down, down)]
-    u, values, v = torch.linalg.svd(down.double().cpu())
-    rank = int((values > NEGLIGIBLE * values[0]).sum())
+    u, values, v = torch.linalg.svd(down.cpu().double())
+    rank = 1 + int((values[1:] > NEGLIGIBLE * values[0]).sum())
     pairs = [(u[:, i] * values[i], v[i]) for i in range(rank)]
-    return [tuple(f.to(down) for f in pair) for pair in pairs]
+    return [tuple(f.float().to(down.device) for f in pair) for pair in pairs]
 
 
 def up_matrix(f: Tensor, p: int, shift: int, samples: int) -> Tensor:
