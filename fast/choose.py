@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from cli.errors import UserError
-from fast import cpu, inductor, stylegan2_cpu
+from fast import cpu, inductor, stylegan2_cpu, stylegan3_cpu
 from fast.cuda_graph import Recorder
 from fast.memory import free_memory, keep_freed_memory
 from fast.precision import choose_precision, dtype_of
 from fast.stylegan2 import FastStyleGAN2
 from fast.stylegan2_kernels import TorchStyleGAN2Kernels
+from fast.stylegan3 import FastStyleGAN3
+from fast.stylegan3_kernels import TorchStyleGAN3Kernels
 from fast.synthesis import FastSynthesis, Kernels, TorchKernels
 from search_settings import COMPILE
 
@@ -53,9 +55,12 @@ class Form(NamedTuple):
     on_cuda: ModuleType | None = None
 
 
+STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu)
 FORMS = {
     "stylegan1": Form(FastSynthesis, TorchKernels, cpu, inductor),
     "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu),
+    "stylegan3-t": STYLEGAN3,
+    "stylegan3-r": STYLEGAN3,
 }
 log = logging.getLogger("pulse")
 

@@ -168,7 +168,8 @@ INLINE void activate_grad_row(const pixel *h, const pixel *x, pixel *out, float 
         }
         if (of_noise) {
             float sum = 0;
-            _Pragma("omp simd reduction(+:sum)") for (long c = 0; c < K; c++) sum += du[c];
+            #pragma omp simd reduction(+ : sum)
+            for (long c = 0; c < K; c++) sum += du[c];
             of_noise[p] += sum;
         }
     }

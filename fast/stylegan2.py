@@ -238,7 +238,8 @@ class _Layer(torch.autograd.Function):
             None if h is None else channels_last(h),
             *(x, d, layer.bias, noise, s, layer.limit, weight),
             None if grad_rgb is None else grad_rgb.contiguous(),
-            *(layer.up, for_noise, not fast.residual),
+            *(layer.up, for_noise),
+            overwrite=not fast.residual,  # there h may be the gradient of another branch as well
         )
         grad_x = None
         if for_x:

@@ -135,7 +135,10 @@ class TorchStyleGAN2Kernels(TorchKernels):
         factor = per_channel(s).to(x.dtype)
         if limit < math.inf:
             g = torch.where(x.abs() < factor.abs() * limit, g, 0)
-        of_u = (g * x).sum((2, 3), dtype=torch.float32)
+            of_u = (g * x).sum((2, 3), dtype=torch.float32)
+        else:
+            shares = of_h, None if of_rgb is None else (weight * of_rgb).sum(1)
+            of_u = sum(share for share in shares if share is not None)
         # s·x has the sign of LeakyReLU's result
         du = torch.ops.aten.leaky_relu_backward(g * factor, x * factor, LEAKY_SLOPE, True)
         of_du = du.sum((2, 3), dtype=torch.float32)
