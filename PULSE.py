@@ -84,8 +84,8 @@ class Search:
         starts = [starting_point(generator, settings, seed) for seed in seeds]
         self.v = torch.cat([v for v, _ in starts]).to(device).requires_grad_()  # (B, L or 1, d)
         maps = zip(*(noise for _, noise in starts), strict=True)
-        self.noise = [torch.cat(each).to(device) for each in maps]  # L times (B, 1, r, r)
-        roles = settings.noise_roles(generator.num_layers)
+        self.noise = [torch.cat(each).to(device) for each in maps]  # each (B, 1, r, r)
+        roles = settings.noise_roles(len(generator.noise_sizes))
         self.trained = [layer for layer, role in enumerate(roles) if role == "trainable"]
         variables = [self.v, *(self.noise[layer].requires_grad_() for layer in self.trained)]
 
@@ -180,7 +180,7 @@ class Search:
         figures. The best so far is kept.
         """
         w = self.generator.w_of(self.v)
-        HR = draw(self.synthesize, w, self.noise)
+        HR = draw(self.synthesize, w, self.noise, self.generator.num_layers)
         total, terms = self.loss(w, HR)
         self._keep_best(total.detach(), HR.detach(), w.detach(), terms)
         judged = {"HR": HR, "LR": terms["LR"], "L2": terms["mse"], "total": total}
@@ -244,7 +244,8 @@ class Search:
 class PULSE:
     """A generator on a device, ready to search.
 
-    generator: `ffhq`, `demo` or the path of a weight file. device: `auto`, `cuda`, `mps` or `cpu`.
+    generator: `ffhq`, `demo` or the path of a weight file; label: of a conditional one, from 0.
+    device: `auto`, `cuda`, `mps` or `cpu`.
     cache_dir: where weights, prior fits and compiled code are kept. compile: `auto`, `on` or `off`.
     precision: `float32`, `tf32` or `bfloat16`, of the network's convolutions; None is PyTorch's own
     choice (fast/choose.py). progress: tell of downloads on stderr.
@@ -261,27 +262,28 @@ class PULSE:
         compile: str = "auto",
         precision: str | None = None,
         progress: bool = True,
+        label: int | None = None,
     ):
         self.device = choose_device(device)
-        self.generator = load_generator(generator, cache_dir, progress)
+        self.generator = load_generator(generator, cache_dir, progress, label)
         if self.device.type != "cpu":
             _ = self.generator.sha256  # hashed here: later it would copy every weight back
         self.generator.to(self.device)
         self._forms = FastForms(self.generator.synthesis, Path(cache_dir), compile, precision)
         self.precision = self._forms.precision
-        self.synthesize: Synthesize = self.generator.synthesis  # in the last search: a fast form
+        self._form: Synthesize = self.generator.synthesis  # of the last search: a fast one
 
     @property
     def formulation(self) -> str:
         """Of the network, in the last search: plain before the first, then eager or compiled."""
-        return getattr(self.synthesize, "formulation", "plain")
+        return getattr(self._form, "formulation", "plain")
 
     def fast_form(self, steps: int, like: str | None = None) -> Synthesize:
         """The generator's network in the form that is best for searches of `steps`, or that of an
         earlier search, `like` "eager" or "compiled".
         """
-        self.synthesize = self._forms.choose(steps, like)
-        return self.synthesize
+        self._form = self._forms.choose(steps, like)
+        return self._form
 
     def free_memory(self) -> None:
         """After a search for which memory was not enough: give the device back what is unused."""
@@ -312,7 +314,7 @@ class PULSE:
         """
         settings = dataclasses.replace(settings or Settings(), **changes)
         settings.check()
-        settings.noise_roles(self.generator.num_layers)
+        settings.noise_roles(len(self.generator.noise_sizes))
         if ref_im.ndim == 3:
             ref_im = ref_im[None]
         if ref_im.ndim != 4 or len(ref_im) == 0 or ref_im.shape[1] != 3:
@@ -340,6 +342,25 @@ class PULSE:
             on_step=on_step,
             recorder=self._forms.recorder(settings.steps),
         )
+
+    def map(self, z: Tensor) -> Tensor:
+        """z (B, latent_size), normally distributed → w (B, d), on the model's device.
+
+        Raises: UserError where the generator has no mapping network, or for another shape.
+        """
+        return self.generator.map(z.to(self.device).float())
+
+    def synthesize(self, w: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """G(w, noise): pictures (B, 3, S, S) in about [−1, 1], on the model's device; with
+        gradients, where w or noise need them.
+
+        w: (B, d) for all layers, or (B, L, d). noise: maps (B or 1, 1, r, r), their sides r those
+        of `generator.noise_sizes`; None for the file's own, which are fixed, or zeros where it has
+        none. Raises: UserError for other shapes.
+        """
+        noise = self.generator.fixed_noise if noise is None else noise
+        noise = [each.to(self.device).float() for each in noise]
+        return self._forms.choose(steps=1)(*self.generator.inputs(w.to(self.device).float(), noise))
 
     def render(self, file: str | os.PathLike) -> Tensor:
         """The picture of a latent file that `run.py -save_latent` wrote: HR (1, 3, S, S) in [0, 1],

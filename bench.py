@@ -41,7 +41,6 @@ from benchmarks.step_profile import profile
 from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
-from fast.choose import multiply_adds
 from fast.device import choose_device
 from fast.precision import has_bfloat16
 from generators.load import DEMO
@@ -95,10 +94,11 @@ def rows_for(device: torch.device, batches: list[int]) -> list[Row]:
 def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> list[dict]:
     """The table of steps, printed row by row."""
     network = G_synthesis(resolution=args.resolution)
-    needed = 2 * multiply_adds(network, folded=True)  # forward, and backward to the inputs
+    unfolded = 2 * network.count_multiply_adds(folded=False)
+    needed = 2 * network.multiply_adds  # forward, and backward to the inputs
     print(
         f"multiply-adds of a step: {needed / 1e9:.1f} G "
-        f"({2 * multiply_adds(network, folded=False) / 1e9:.1f} G with ×2 as nearest neighbour)"
+        f"({unfolded / 1e9:.1f} G with ×2 as nearest neighbour)"
     )
     rates: dict[str, dict[str, float]] = {}
     rows, first = [], None

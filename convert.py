@@ -19,6 +19,7 @@ def parser() -> Parser:
     flags.add_argument("file", metavar="FILE", help="a weight file of any known format")
     flags.flag("o", "write it to this file, in this project's format", metavar="OUT", type=Path)
     flags.flag("info", "describe the file only", False, action="store_true")
+    flags.flag("label", "of a file of several classes: write this one", type=int)
     flags.flag("cache_dir", "where prior fits are kept", "cache", type=Path)
     flags.flag("overwrite", "write over OUT if it exists", False, action="store_true")
     return flags
@@ -38,7 +39,7 @@ def main() -> int:
     tell(*describe(networks))
     if args.o is None or args.info:
         return OK
-    generator = generator_of(networks, args.file, args.cache_dir)
+    generator = generator_of(networks, args.file, args.cache_dir, args.label)
     try:
         save_generator(networks, (generator.mean, generator.std), args.o)
     except OSError as error:

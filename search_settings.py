@@ -164,6 +164,12 @@ class Settings:
             raise UserError(f"num_trainable_noise_layers must be 0 or more, not {number}")
         self._bad_layers()
 
+    @property
+    def changes_noise(self) -> bool:
+        """Whether a setting of the noise is not its default."""
+        given = (self.num_trainable_noise_layers, self.bad_noise_layers)
+        return self.noise_type != Settings.noise_type or given != (None, None)
+
     def _bad_layers(self) -> list[int] | None:
         if self.bad_noise_layers is None:
             return None
@@ -174,27 +180,31 @@ class Settings:
             )
         return [int(number) for number in text.split(".")] if text else []
 
-    def resolved(self, num_layers: int) -> Settings:
-        """The same settings for a generator of so many layers: what was left to it filled in.
+    def resolved(self, noise_layers: int) -> Settings:
+        """The same settings for a generator of so many noise layers: what was left to it filled in.
 
         A default is cut to the layers that there are. Raises: UserError for a number that was
-        given and that the generator lacks.
+        given and that the generator lacks, unless it has no noise at all, as StyleGAN3.
         """
+        if noise_layers == 0:
+            return replace(
+                self, noise_type="zero", num_trainable_noise_layers=0, bad_noise_layers=""
+            )
         bad, trainable = self._bad_layers(), self.num_trainable_noise_layers
         if bad is None:
             layer = int(DEFAULT_BAD_NOISE_LAYERS)
-            bad = [layer] if layer < num_layers else []
-        elif too_high := [layer for layer in bad if layer >= num_layers]:
+            bad = [layer] if layer < noise_layers else []
+        elif too_high := [layer for layer in bad if layer >= noise_layers]:
             raise UserError(
                 f"bad_noise_layers names layer {too_high[0]}, but the generator has "
-                f"{num_layers} layers, 0 to {num_layers - 1}"
+                f"{noise_layers} noise layers, 0 to {noise_layers - 1}"
             )
         if trainable is None:
-            trainable = min(DEFAULT_TRAINABLE_NOISE_LAYERS, num_layers)
-        elif trainable > num_layers:
+            trainable = min(DEFAULT_TRAINABLE_NOISE_LAYERS, noise_layers)
+        elif trainable > noise_layers:
             raise UserError(
-                f"num_trainable_noise_layers is {trainable}, but the generator has {num_layers} "
-                f"layers"
+                f"num_trainable_noise_layers is {trainable}, but the generator has {noise_layers} "
+                f"noise layers"
             )
         return replace(
             self,
@@ -202,12 +212,12 @@ class Settings:
             bad_noise_layers=".".join(str(layer) for layer in bad),
         )
 
-    def noise_roles(self, num_layers: int) -> list[str]:
-        """`zero`, `fixed` or `trainable` for each noise layer 0 … num_layers − 1.
+    def noise_roles(self, noise_layers: int) -> list[str]:
+        """`zero`, `fixed` or `trainable` for each noise layer 0 … noise_layers − 1.
 
         Raises: UserError as `resolved` does.
         """
-        whole = self.resolved(num_layers)
+        whole = self.resolved(noise_layers)
         bad, trainable = whole._bad_layers(), whole.num_trainable_noise_layers
 
         def role(layer: int) -> str:
@@ -215,7 +225,7 @@ class Settings:
                 return "zero"
             return "trainable" if self.noise_type == "trainable" and layer < trainable else "fixed"
 
-        return [role(layer) for layer in range(num_layers)]
+        return [role(layer) for layer in range(noise_layers)]
 
 
 def require_positive(name: str, value: int) -> None:

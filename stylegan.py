@@ -189,6 +189,8 @@ class G_synthesis(nn.Module):
     Raises: ValueError for a resolution that is not such a power, or a block without channels.
     """
 
+    family = "stylegan1"
+
     def __init__(
         self,
         dlatent_size: int = 512,
@@ -219,6 +221,7 @@ class G_synthesis(nn.Module):
         self.dlatent_size, self.resolution = dlatent_size, resolution
         self.num_layers = 2 * log2 - 2
         self.layer_sizes = [2 ** (i // 2 + 2) for i in range(self.num_layers)]
+        self.noise_sizes = self.layer_sizes  # every layer has a noise map
         self.torgb = EqualisedConv(channels(log2), num_channels, kernel=1, gain=1.0)
         self.blocks = nn.ModuleDict({"4x4": FirstBlock(channels(2), dlatent_size)})
         for k in range(3, log2 + 1):
@@ -234,17 +237,49 @@ class G_synthesis(nn.Module):
             x = block(w_pair, noise_pair) if i == 0 else block(x, w_pair, noise_pair)
         return self.torgb(x)
 
+    @property
+    def multiply_adds(self) -> int:
+        """Of the convolutions of one forward pass of one picture, with the ×2 of small blocks
+        folded into their kernels: 4 products a pixel instead of 9.
+        """
+        return self.count_multiply_adds(folded=True)
+
+    def count_multiply_adds(self, folded: bool) -> int:
+        """The same, and without folding."""
+        total = 0
+        for size, block in self.blocks.items():
+            pixels = int(size.split("x")[0]) ** 2
+            if size != "4x4":
+                up = block.conv0_up
+                products = 4 if up.fused or folded else 9
+                total += products * up.weight[..., 0, 0].numel() * pixels
+            conv = block.conv if size == "4x4" else block.conv1
+            total += conv.weight.numel() * pixels
+        return total + self.torgb.weight.numel() * pixels
+
 
 class G_mapping(nn.Sequential):
-    """z (B, d) → w (B, d): z·rsqrt(mean(z²) + 1e-8), then `num_layers` equalised layers d → d,
-    LeakyReLU(0.2) after each, the last included.
+    """z (B, latent_size) → w (B, dlatent_size): z·rsqrt(mean(z²) + 1e-8), then `num_layers`
+    equalised layers, of hidden_size numbers but the last, LeakyReLU(0.2) after each, the last
+    included. Both other sizes are dlatent_size where they are not given.
+
+    StyleGAN2 and StyleGAN3 have √2·LeakyReLU(0.2) and no √2 in their weights: the same function
+    once their biases are multiplied by √2.
     """
 
-    def __init__(self, dlatent_size: int = 512, num_layers: int = 8):
+    def __init__(
+        self,
+        dlatent_size: int = 512,
+        num_layers: int = 8,
+        latent_size: int | None = None,
+        hidden_size: int | None = None,
+    ):
         super().__init__()
         self.dlatent_size = dlatent_size
+        self.latent_size = latent_size or dlatent_size
+        sizes = [self.latent_size, *[hidden_size or dlatent_size] * (num_layers - 1), dlatent_size]
         for i in range(num_layers):
-            layer = EqualisedLinear(dlatent_size, dlatent_size, gain=math.sqrt(2), lrmul=0.01)
+            layer = EqualisedLinear(sizes[i], sizes[i + 1], gain=math.sqrt(2), lrmul=0.01)
             self.add_module(f"dense{i}", layer)
 
     def forward(self, z: Tensor) -> Tensor:

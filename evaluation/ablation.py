@@ -1,6 +1,6 @@
 """Which settings experiments.py tries, what is measured of each, and tables of that.
 
-    for experiment in experiments(num_layers=10): ...
+    for experiment in experiments(noise_layers=10): ...
     row = figures(experiment, Path("experiments/steps-200"), LR, None, problems)
     print(tables.as_markdown(knob_table([row, …])))
 
@@ -26,7 +26,7 @@ from evaluation.results import PictureFolder, Problems, read_results
 from search_settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 
 DEFAULTS = "defaults"
-KNOBS = (  # name, knob, label and flags of every experiment on the LR; {} is the number of layers
+KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: noise maps
     (DEFAULTS, "", DEFAULTS, ""),
     ("steps-50", "steps", "50 steps", "-steps 50"),
     ("steps-200", "steps", "200 steps", "-steps 200"),
@@ -76,14 +76,17 @@ class Experiment:
         return " ".join(flag if "*" in flag else shlex.quote(flag) for flag in self.flags)
 
 
-def experiments(num_layers: int, robustness: bool) -> list[Experiment]:
-    """The defaults first, then each value of each knob, for a generator of so many layers; with
+def experiments(noise_layers: int, robustness: bool) -> list[Experiment]:
+    """The defaults first, then each value of each knob, for a generator of so many noise maps; with
     `robustness` each degradation.
     """
+    least = {"noise-all": DEFAULT_TRAINABLE_NOISE_LAYERS + 1, "noise-fixed": 1, "noise-zero": 1}
     tried = [
-        Experiment(name, knob, label.format(num_layers), tuple(flags.format(num_layers).split()))
+        Experiment(
+            name, knob, label.format(noise_layers), tuple(flags.format(noise_layers).split())
+        )
         for name, knob, label, flags in KNOBS
-        if name != "noise-all" or num_layers > DEFAULT_TRAINABLE_NOISE_LAYERS
+        if noise_layers >= least.get(name, 0)
     ]
     for kind in DEGRADATIONS if robustness else ():
         tried.append(Experiment(kind.replace(":", "-"), "", kind, degrade=kind))

@@ -73,7 +73,8 @@ class StudyOptions:
         Path("experiments"), "folder for results, tables and plots", kind=Path
     )
     cache_dir: Path = setting(Path("cache"), "where weights and prior fits are kept", kind=Path)
-    generator: str = setting("ffhq", "ffhq, demo or a weight file, as of run.py")
+    generator: str = setting("ffhq", "a name, an https address or a weight file, as of run.py")
+    label: int | None = setting(None, "of a generator of several classes: which one", kind=int)
     device: str = setting("auto", "auto, cuda, mps or cpu")
     batch_size: int = setting(1, "pictures searched at once; pays on a GPU")
     seed: int = setting(0, "of every search and every degradation")

@@ -47,11 +47,15 @@ def choose(options: StudyOptions) -> tuple[StudyOptions, list[Experiment]]:
     """
     # Loaded here once, so that what is wrong with it is reported once, and a download made once.
     model = PULSE(
-        options.generator, options.device, options.cache_dir, "auto", None, not options.quiet
+        options.generator,
+        options.device,
+        options.cache_dir,
+        progress=not options.quiet,
+        label=options.label,
     )
     device = str(model.generator.mean.device)
     processes = options.processes or (os.cpu_count() or 1 if device == "cpu" else 1)
-    known = ablation.experiments(model.generator.num_layers, options.hr_dir is not None)
+    known = ablation.experiments(len(model.generator.noise_sizes), options.hr_dir is not None)
     names = [experiment.name for experiment in known]
     for name in options.only or ():
         if name not in names:
@@ -122,6 +126,7 @@ class Study:
         words = ["run.py", "-input_dir", lr, "-output_dir", runs, "-threads", 1]
         for flag in ("generator", "device", "cache_dir", "seed", "batch_size"):
             words += [f"-{flag}", getattr(options, flag)]
+        words += [] if options.label is None else ["-label", options.label]
         words += [*["-overwrite"] * options.overwrite, *experiment.flags]
         return Script(experiment.name, list(map(str, words)), Path(f"{runs}.log"))
 

@@ -1,24 +1,33 @@
 """How the synthesis network is computed in a search: the one place where that is decided.
 
-`plain` is stylegan.py, the reference, which no search uses. `eager` is synthesis.py with PyTorch's
-own operations; `compiled` is synthesis.py with cpu.c on a CPU, and with Triton's kernels on CUDA.
-There, steps are also launched as a whole (cuda_graph.py).
+`plain` is the reference, which no search uses: stylegan.py, or what stands in generators/ for later
+families. `eager` is the family's fast form with PyTorch's own operations; `compiled` is the same
+with C on a CPU, and on CUDA with Triton's kernels (StyleGAN1) or torch.compile (StyleGAN2). There,
+steps are also launched as a whole (cuda_graph.py).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from cli.errors import UserError
+from fast import cpu, inductor, stylegan2_cpu, stylegan3_cpu
 from fast.cuda_graph import Recorder
 from fast.memory import free_memory, keep_freed_memory
 from fast.precision import choose_precision, dtype_of
+from fast.stylegan2 import FastStyleGAN2
+from fast.stylegan2_kernels import TorchStyleGAN2Kernels
+from fast.stylegan3 import FastStyleGAN3
+from fast.stylegan3_kernels import TorchStyleGAN3Kernels
 from fast.synthesis import FastSynthesis, Kernels, TorchKernels
 from search_settings import COMPILE
-from stylegan import G_synthesis
 
 # -compile auto, on a CPU: pixels times steps of one picture from which compiling pays: cpu.c takes
 # up to ten seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
@@ -36,32 +45,46 @@ ONE_THREAD = 1_000_000_000
 
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
 
+
+class Form(NamedTuple):
+    """How networks of one family are computed."""
+
+    fast: Callable[[nn.Module, Kernels, str], Callable[..., Tensor]]
+    eager: Callable[[], Kernels]  # PyTorch's own operations
+    on_cpu: ModuleType  # whose `load` compiles kernels
+    on_cuda: Callable[[Path, torch.device], tuple[Kernels | None, str]] | None = None
+
+
+def _triton(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
+    try:
+        from fast import cuda
+    except ImportError:  # PyTorch for Windows comes without it
+        return None, "Triton is not installed"
+    return cuda.load(device)
+
+
+def _stylegan2_on_cuda(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
+    return inductor.load(cache_dir, device, TorchStyleGAN2Kernels())
+
+
+STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu)
+FORMS = {
+    "stylegan1": Form(FastSynthesis, TorchKernels, cpu, _triton),
+    "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu, _stylegan2_on_cuda),
+    "stylegan3-t": STYLEGAN3,
+    "stylegan3-r": STYLEGAN3,
+}
 log = logging.getLogger("pulse")
 
 
-def multiply_adds(network: G_synthesis, folded: bool) -> int:
-    """Of one forward pass of one picture, convolutions only; `folded`: with the ×2 of small blocks
-    folded into their kernels, 4 products a pixel instead of 9.
-    """
-    total = 0
-    for size, block in network.blocks.items():
-        pixels = int(size.split("x")[0]) ** 2
-        if size != "4x4":
-            up = block.conv0_up
-            products = 4 if up.fused or folded else 9
-            total += products * up.weight[..., 0, 0].numel() * pixels
-        conv = block.conv if size == "4x4" else block.conv1
-        total += conv.weight.numel() * pixels
-    return total + network.torgb.weight.numel() * pixels
-
-
-def choose_threads(threads: int | None, network: G_synthesis) -> int:
-    """How many CPU threads search `network`: `threads`, or for None PyTorch's own number, and one
-    where the network is small. On the generator alone, so that a run repeats another.
+def choose_threads(threads: int | None, network: nn.Module) -> int:
+    """How many CPU threads search `network`, of any family: `threads`, or for None PyTorch's own
+    number, and one where the network is small. On the generator alone, so that a run repeats
+    another.
     """
     if threads is not None:
         return threads
-    small = multiply_adds(network, folded=True) < ONE_THREAD
+    small = network.multiply_adds < ONE_THREAD
     return 1 if small else torch.get_num_threads()
 
 
@@ -79,18 +102,17 @@ class FastForms:
     `precision`. Raises: UserError for an unknown `compile` or `precision`.
     """
 
-    def __init__(
-        self, synthesis: G_synthesis, cache_dir: Path, compile: str, precision: str | None
-    ):
+    def __init__(self, synthesis: nn.Module, cache_dir: Path, compile: str, precision: str | None):
         require_compile(compile)
         self.synthesis, self.cache_dir, self.compile = synthesis, Path(cache_dir), compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
+        self._form = FORMS.get(synthesis.family)
         self._recorder: Recorder | None = None
-        self._made: dict[str, FastSynthesis] = {}
+        self._made: dict[str, Callable[..., Tensor]] = {}
         self._refused = False  # compiling failed, and it was said
 
-    def choose(self, steps: int, like: str | None = None) -> FastSynthesis:
+    def choose(self, steps: int, like: str | None = None) -> Callable[..., Tensor]:
         """What searches of so many steps are computed with. With `auto`, a formulation `like` that
         of an earlier search is followed on a CPU, where a picture is the same only in the same one.
         """
@@ -109,7 +131,9 @@ class FastForms:
                 self._made["compiled"] = self._fast(kernels)
         name = "compiled" if wanted and not self._refused else "eager"
         if name not in self._made:
-            self._made[name] = self._fast(TorchKernels())
+            self._made[name] = self.synthesis
+            if self._form is not None:
+                self._made[name] = self._fast(self._form.eager())
         return self._made[name]
 
     def recorder(self, steps: int) -> Recorder | None:
@@ -130,19 +154,13 @@ class FastForms:
             self._made["compiled"].kernels.forget_batch_sizes()
         free_memory(self.device)
 
-    def _fast(self, kernels: Kernels) -> FastSynthesis:
-        return FastSynthesis(self.synthesis, kernels, self.precision)
+    def _fast(self, kernels: Kernels) -> Callable[..., Tensor]:
+        return self._form.fast(self.synthesis, kernels, self.precision)
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""
-        if self.device.type == "cpu":
-            from fast import cpu
-
-            return cpu.load(self.cache_dir, dtype_of(self.precision))
-        if self.device.type == "cuda":
-            try:
-                from fast import cuda
-            except ImportError:  # PyTorch for Windows comes without it
-                return None, "Triton is not installed"
-            return cuda.load(self.device)
-        return None, f"there is no compiled form for {self.device.type}"
+        if self.device.type == "cpu" and self._form is not None:
+            return self._form.on_cpu.load(self.cache_dir, dtype_of(self.precision))
+        if self.device.type == "cuda" and self._form is not None and self._form.on_cuda is not None:
+            return self._form.on_cuda(self.cache_dir, self.device)
+        return None, f"there is no compiled form of it for {self.device.type}"

@@ -1,61 +1,12 @@
 /* What lies between two convolutions of the synthesis network, in as few passes over memory as it
  * takes. synthesis.py says what each function computes, cpu.py compiles this file and calls it.
  *
- * Pictures are (rows, width, channels), channels last, one picture at a time: of float32, or with
- * -DBFLOAT16 of bfloat16, in which they are only stored; everything else is float32, and sums over
- * more than a row are float64. Rows are shared out between threads in pieces that do not depend on
- * the number of threads, and sums are added up in the order of the rows: so a result does not
- * depend on it either.
+ * Pictures are (rows, width, channels), channels last, one picture at a time. Everything but their
+ * pixels is float32, and sums over more than a row are float64. Rows are shared out between threads
+ * in pieces that do not depend on the number of threads, and sums are added up in the order of the
+ * rows: so a result does not depend on it either.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define SLOPE 0.2f
-/* The iterations of the loop that follows do not depend on each other. */
-#define SIMD _Pragma("omp simd")
-#define INLINE static inline __attribute__((always_inline))
-
-#define COLOURS 3
-#define TILE 16 /* pixels */
-
-/* Runs body(K, c) for the K channels from c on, K a constant where that is possible: sums and
- * coefficients of so few channels stay in registers. */
-#define FOR_CHANNELS(body) \
-    if (channels % 32 == 0) { \
-        for (long c = 0; c < channels; c += 32) { body(32, c); } \
-    } else if (channels % 16 == 0) { \
-        for (long c = 0; c < channels; c += 16) { body(16, c); } \
-    } else { \
-        body(channels, 0); \
-    }
-
-#ifdef BFLOAT16
-typedef uint16_t pixel; /* the upper half of a float32 */
-
-INLINE float value(pixel x)
-{
-    const uint32_t bits = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-/* To the nearest, of two as near the even one; what is not a number stays so. */
-INLINE pixel rounded(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return f == f ? nearest : 0x7fc0;
-}
-#else
-typedef float pixel;
-INLINE float value(pixel x) { return x; }
-INLINE pixel rounded(float f) { return f; }
-#endif
-
-static long pieces_of(long rows) { return rows < 64 ? rows : 64; }
+#include "pixels.h"
 
 /* [1 2 1]/16 down three rows into `down`, which has a pixel of zeros on either side; NULL is a row
  * of zeros beyond the edge. Along the row, ACROSS is the rest of the blur. */
@@ -106,13 +57,6 @@ INLINE void leaky_row(const pixel *y, const float *down, pixel *x, const float *
         part[c] += s + width * k;
         part[C + c] += square[c] + 2 * k * s + width * k * k;
     }
-}
-
-static void add_up(const double *parts, double *sums, long pieces, long n)
-{
-    for (long i = 0; i < n; i++) sums[i] = 0;
-    for (long piece = 0; piece < pieces; piece++)
-        for (long i = 0; i < n; i++) sums[i] += parts[piece * n + i];
 }
 
 /* x = LeakyReLU(y + bias + weight * noise), y blurred before if `blur` (then x is not y); moments:

@@ -1,5 +1,5 @@
 """cpu.c, compiled once for this machine and each type of pictures and kept in the cache, as Kernels
-of synthesis.py.
+of synthesis.py; and the same for C files of other networks.
 
 No compiler, a failing one or a result that is not right are no errors: the reason is returned, and
 PyTorch's own operations are used.
@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,9 +24,11 @@ from fast.kernel_check import first_wrong
 from fast.synthesis import PictureGrad, TorchKernels, channels_last
 
 SOURCE = Path(__file__).with_name("cpu.c")
+HEADER = Path(__file__).with_name("pixels.h")  # of all such files
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 DTYPES = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}  # of pictures, and flags for them
-ARGUMENTS = {  # p: address of pixels, floats or doubles, l: long, i: int
+KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
+ARGUMENTS = {  # of KINDS; p: address of pixels, floats or doubles
     "pulse_leaky": "pppppp" + "llli" + "i",
     "pulse_affine": "ppppp" + "ll" + "i",
     "pulse_picture": "ppppp" + "ll" + "i",
@@ -34,10 +37,8 @@ ARGUMENTS = {  # p: address of pixels, floats or doubles, l: long, i: int
 }
 
 
-class NativeKernels(TorchKernels):
-    """Kernels of cpu.c, for pictures of one of DTYPES on the CPU; `library` is what `load`
-    compiled for it.
-    """
+class Library:
+    """A compiled C file, for pictures of one of DTYPES on the CPU."""
 
     formulation = "compiled"
 
@@ -45,9 +46,14 @@ class NativeKernels(TorchKernels):
         self.library, self.dtype = library, dtype
 
     def _call(self, name: str, *arguments) -> None:
+        """A function of it, the number of threads its last argument. Raises: MemoryError."""
         pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         if getattr(self.library, name)(*pointers, torch.get_num_threads()):
-            raise MemoryError(f"{name} of cpu.c found no memory for a few rows of pixels")
+            raise MemoryError(f"{name} found no memory for a few rows of pixels")
+
+
+class NativeKernels(Library, TorchKernels):
+    """Kernels of cpu.c."""
 
     def leaky(self, y, bias, weight, noise, blur):
         y = channels_last(y)
@@ -127,15 +133,17 @@ def _machine() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
 
 
-def compiled_path(cache_dir: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Where the compiled file of this source, on this kind of machine, is kept."""
+def compiled_path(
+    cache_dir: Path, dtype: torch.dtype = torch.float32, source: Path = SOURCE
+) -> Path:
+    """Where the compiled file of `source`, on this kind of machine, is kept."""
     flags = " ".join(FLAGS + DTYPES[dtype])
-    parts = (SOURCE.read_text(), flags, _machine(), platform.system())
+    parts = (HEADER.read_text(), source.read_text(), flags, _machine(), platform.system())
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return cache_dir / f"fast_{digest[:32]}.so"
 
 
-def _compile(path: Path, dtype: torch.dtype) -> str | None:
+def _compile(path: Path, dtype: torch.dtype, source: Path) -> str | None:
     """Make `path`. Returns why that failed, None where it did not."""
     compiler = _compiler()
     if compiler is None:
@@ -145,7 +153,7 @@ def _compile(path: Path, dtype: torch.dtype) -> str | None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = os.path.join(folder, "fast.so")
             for flags in (["-fopenmp", *FLAGS], FLAGS):  # without OpenMP one thread does it all
-                command = [compiler, *flags, *DTYPES[dtype], "-o", made, str(SOURCE)]
+                command = [compiler, *flags, *DTYPES[dtype], "-o", made, str(source)]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=120)
                 if done.returncode == 0:
                     os.replace(made, path)
@@ -156,24 +164,40 @@ def _compile(path: Path, dtype: torch.dtype) -> str | None:
         return f"{compiler} could not be run in {path.parent} ({error})"
 
 
-def load(cache_dir: Path, dtype: torch.dtype = torch.float32) -> tuple[NativeKernels | None, str]:
-    """The compiled kernels for pictures of `dtype`, from the cache or compiled now (about two
-    seconds); or None and why.
+def load_kernels(
+    kernels: type[Library],
+    source: Path,
+    arguments: dict[str, str],
+    wrong: Callable[[Library], str | None],
+    cache_dir: Path,
+    dtype: torch.dtype,
+) -> tuple[Library | None, str]:
+    """`kernels` of a C file for pictures of `dtype`, from the cache or compiled now; or None and
+    why. arguments: of its functions, by name; wrong: names one that computes something else, since
+    a compiler may be broken, too.
     """
-    path = compiled_path(Path(cache_dir), dtype)
-    reason = None if path.exists() else _compile(path, dtype)
+    path = compiled_path(Path(cache_dir), dtype, source)
+    reason = None if path.exists() else _compile(path, dtype, source)
     if reason is not None:
         return None, reason
     try:
         library = ctypes.CDLL(str(path))
-        for name, kinds in ARGUMENTS.items():
+        for name, kinds in arguments.items():
             function = getattr(library, name)
-            types = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
-            function.argtypes = [types[kind] for kind in kinds]
+            function.argtypes = [KINDS[kind] for kind in kinds]
             function.restype = ctypes.c_int
     except (OSError, AttributeError) as error:
         return None, f"{path} cannot be loaded ({error}): delete it"
-    kernels = NativeKernels(library, dtype)
-    if (name := first_wrong(kernels, dtype)) is not None:
+    made = kernels(library, dtype)
+    if (name := wrong(made)) is not None:
         return None, f"{name} of {path} computes something else: delete it"
-    return kernels, ""
+    return made, ""
+
+
+def load(cache_dir: Path, dtype: torch.dtype = torch.float32) -> tuple[NativeKernels | None, str]:
+    """The compiled kernels of cpu.c, which compiles in about two seconds; or None and why."""
+
+    def wrong(kernels: Library) -> str | None:
+        return first_wrong(kernels, dtype)
+
+    return load_kernels(NativeKernels, SOURCE, ARGUMENTS, wrong, cache_dir, dtype)

@@ -1,5 +1,6 @@
-"""TorchKernels through torch.compile, which fuses each function into one or two passes over memory:
-the compiled form on CUDA, where compiling takes a minute or two for each size of batch.
+"""Kernels in PyTorch's own operations through torch.compile, which fuses each function into one or
+two passes over memory: the compiled form on CUDA, where compiling takes a minute or two for each
+size of batch.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from fast.synthesis import Kernels, TorchKernels, channels_last
 # size of batch. PyTorch gives up at the ninth, without a word.
 FORMS = 128
 
-FUNCTIONS = ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur")
-
 log = logging.getLogger("pulse")
 
 
 class InductorKernels(TorchKernels):
-    """Each function of TorchKernels, compiled at its first call for each shape.
+    """Each function of `eager`, TorchKernels or those of another network, compiled at its first
+    call for each shape.
 
     Where a later shape cannot be compiled, one line says so, and PyTorch's own operations are used
     from then on.
@@ -35,10 +35,10 @@ class InductorKernels(TorchKernels):
 
     formulation = "compiled"
 
-    def __init__(self):
-        self._eager = TorchKernels()
+    def __init__(self, eager: TorchKernels | None = None):
+        self._eager = eager or TorchKernels()
         self._batch_sizes: set[int] = set()  # for which there are forms
-        for name in FUNCTIONS:
+        for name in self._eager.functions:
             compiled = compile_forms(getattr(self._eager, name))
             setattr(self, name, functools.partial(self._call, name, compiled))
 
@@ -96,13 +96,15 @@ def raise_limit() -> None:
         setattr(config, name, FORMS)
 
 
-def load(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
-    """The compiled kernels for `device`, one small function of which has been compiled and run; or
-    None and the reason. What is compiled is kept in `cache_dir`.
+def load(
+    cache_dir: Path, device: torch.device, eager: TorchKernels | None = None
+) -> tuple[Kernels | None, str]:
+    """The compiled form of `eager` (TorchKernels) for `device`, after one small function has been
+    compiled and run; or None and the reason. What is compiled is kept in `cache_dir`.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(cache_dir).resolve() / "inductor"))
     try:
-        kernels = InductorKernels()
+        kernels = InductorKernels(eager)
         x = channels_last(torch.ones(1, 16, 8, 8, device=device))
         compile_forms(TorchKernels().sums)(x, x, torch.zeros(1, 16, device=device))
     except Exception as error:  # no Triton, no compiler, a GPU too old for it

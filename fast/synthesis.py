@@ -120,6 +120,7 @@ class TorchKernels:
     """Kernels in PyTorch's own operations: for any device, in any precision of the pictures."""
 
     formulation = "eager"
+    functions = ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur")
 
     def batch_size(self, B):
         return B

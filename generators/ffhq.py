@@ -54,6 +54,8 @@ By hand: fetch one of these on a machine that has a network,
 put it into {cache} (or give its path: -generator FILE), and run the same command again; it is
 checked when it is loaded. To check it yourself: `git hash-object synthesis.pt` prints
 {blob}; the one file has about 105 MB.
+The next best is on NVIDIA's own host: add -generator ffhq2, faces of the same size by StyleGAN2
+(381 MB, not for commercial use).
 No weights at all are needed for the small generator of this repository: add -generator demo."""
 
 
@@ -148,17 +150,17 @@ def _read(files: tuple[RemoteFile, ...], paths: list[Path]) -> Networks:
     """The networks of whole files. Raises: UserError where a file is not what it was."""
     for file, path in zip(files, paths, strict=True):
         if not (file.sha256 or file.git_blob_sha1):
-            _hold_against_first_load(path)
+            hold_against_first_load(path)
     networks = read_networks(*paths)
     _require("synthesis", networks.synthesis, G_synthesis, paths[0])
     _require("mapping", networks.mapping, G_mapping, paths[-1])
     return networks
 
 
-def _hold_against_first_load(path: Path) -> None:
+def hold_against_first_load(path: Path) -> bool:
     """Where no checksum is public, that of the first good file is printed, kept, and holds.
 
-    Raises: UserError where the file has changed since.
+    Returns whether this was the first time. Raises: UserError where the file has changed since.
     """
     kept = path.with_name(path.name + ".sha256")
     digest = sha256(path)
@@ -166,8 +168,10 @@ def _hold_against_first_load(path: Path) -> None:
         tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
         with atomic_write(kept) as file:
             file.write(f"{digest}  {path.name}\n".encode())
-    elif kept.read_text().split()[:1] != [digest]:
+        return True
+    if kept.read_text().split()[:1] != [digest]:
         raise UserError(
             f"{path} has changed since it was first loaded (its SHA-256 is no longer that in "
             f"{kept.name}): delete both, then run again"
         )
+    return False

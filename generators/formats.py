@@ -1,5 +1,5 @@
-"""Weight files of StyleGAN1 generators: the formats that are read, told apart by what is in a file,
-never by its name.
+"""Weight files of StyleGAN, StyleGAN2 and StyleGAN3 generators: the formats that are read, told
+apart by what is in a file, never by its name.
 
 To add one: a file with its `recognises` and `read`, and one line in READERS. What all of them need
 is in networks.py (from tensors to networks) and safe_loading.py (nothing in a file is ever run).
@@ -14,13 +14,37 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.errors import UserError
-from generators import genforce, lernapparat, nvidia
-from generators.networks import Networks, build_mapping, build_synthesis, read_prior
+from generators import (
+    genforce,
+    lernapparat,
+    nvidia,
+    nvidia_pytorch,
+    nvidia_tensorflow,
+    persistent,
+    rosinality,
+)
+from generators.networks import (
+    Networks,
+    build_later_family,
+    build_mapping,
+    build_synthesis,
+    read_prior,
+)
 from generators.safe_loading import StandIns, load_content
 from generators.wrong_files import another_network, what_is
 from stylegan import G_mapping
 
-FORMAT = "pulse-generator-1"
+FORMAT = "pulse-generator-1"  # of StyleGAN1
+FORMAT_2 = "pulse-generator-2"  # its config names the family, one of those below
+FAMILIES = {
+    "stylegan1": "StyleGAN",
+    "stylegan2": "StyleGAN2",
+    "stylegan3-t": "StyleGAN3, configuration T",
+    "stylegan3-r": "StyleGAN3, configuration R",
+}
+
+
+ONE_FILE = (FORMAT, FORMAT_2)
 
 
 class Reader(NamedTuple):
@@ -36,11 +60,17 @@ def _read_one_file(content: dict) -> Networks:
     """This project's own format, as `save_generator` writes it."""
     config, about = content.get("config"), content.get("about")
     about = {} if about is None else about
-    needed = {"resolution", "fmap_base", "fmap_max", "dlatent_size"}
+    of_first = content["format"] == FORMAT
+    needed = {"resolution", "fmap_base", "fmap_max", "dlatent_size"} if of_first else {"family"}
     if not isinstance(config, dict) or not needed <= config.keys() or not isinstance(about, dict):
-        raise UserError(f"lacks its config or what is said about it: it is no whole {FORMAT} file")
-    config = {name: config[name] for name in (*needed, "fmap_decay") if name in config}
-    synthesis = build_synthesis(content.get("synthesis"), config)
+        raise UserError(
+            f"lacks its config or what is said about it: it is no whole {content['format']} file"
+        )
+    if of_first:
+        config = {name: config[name] for name in (*needed, "fmap_decay") if name in config}
+        synthesis = build_synthesis(content.get("synthesis"), config)
+    else:
+        synthesis = build_later_family(content.get("synthesis"), config)
     mapping, fit = content.get("mapping"), content.get("gaussian_fit")
     mapping = None if mapping is None else build_mapping(mapping)
     prior = None if fit is None else read_prior(fit, synthesis.dlatent_size)
@@ -58,11 +88,19 @@ def _read_pulse(content: dict) -> Networks:
 
 # In the order in which they are tried.
 READERS = (
-    Reader("one file", lambda content: content.get("format") == FORMAT, _read_one_file),
+    Reader("one file", lambda content: content.get("format") in ONE_FILE, _read_one_file),
     Reader("genforce", genforce.recognises, genforce.read),
     Reader("lernapparat", lernapparat.recognises, lernapparat.read),
     Reader("PULSE", {"torgb.weight", "dense0.weight"}.intersection, _read_pulse),
+    Reader("rosinality", rosinality.recognises, rosinality.read),
+    Reader("NVIDIA StyleGAN2 pickle, TensorFlow", nvidia.is_stylegan2, nvidia_tensorflow.read),
     Reader("NVIDIA pickle", nvidia.recognises, nvidia.read, nvidia.STAND_INS),
+    Reader(
+        "NVIDIA pickle, PyTorch",
+        nvidia_pytorch.recognises,
+        nvidia_pytorch.read,
+        persistent.STAND_INS,
+    ),
 )
 
 

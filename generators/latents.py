@@ -46,7 +46,7 @@ class Latent:
 def starting_point(
     generator: Generator, settings: Settings, seed: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """v (1, L, d), or (1, 1, d) with tile_latent, and L noise maps (1, 1, r, r) of one picture, on
+    """v (1, L, d), or (1, 1, d) with tile_latent, and noise maps (1, 1, r, r) of one picture, on
     the CPU.
 
     Drawn in this order from one CPU generator, so that one seed starts at one point on every
@@ -56,8 +56,8 @@ def starting_point(
     rows = 1 if settings.tile_latent else generator.num_layers
     v = torch.randn(1, rows, generator.dlatent_size, generator=random)
     noise = []
-    roles = settings.noise_roles(generator.num_layers)
-    for role, size in zip(roles, generator.synthesis.layer_sizes, strict=True):
+    roles = settings.noise_roles(len(generator.noise_sizes))
+    for role, size in zip(roles, generator.noise_sizes, strict=True):
         shape = (1, 1, size, size)
         drawn = torch.zeros(shape) if role == "zero" else torch.randn(shape, generator=random)
         noise.append(drawn)
@@ -65,12 +65,15 @@ def starting_point(
 
 
 def draw(
-    synthesize: Callable[[Tensor, list[Tensor]], Tensor], w: Tensor, noise: list[Tensor]
+    synthesize: Callable[[Tensor, list[Tensor]], Tensor],
+    w: Tensor,
+    noise: list[Tensor],
+    num_layers: int,
 ) -> Tensor:
-    """HR = (G(w, noise) + 1)/2, (B, 3, S, S), not clamped; of w (B, L, d), or (B, 1, d) for all
-    layers, and L noise maps (B, 1, r, r).
+    """HR = (G(w, noise) + 1)/2, (B, 3, S, S), not clamped; of w (B, L, d), L = `num_layers`, or
+    (B, 1, d) for all layers, and noise maps (B, 1, r, r).
     """
-    return synthesize(w.expand(-1, len(noise), -1), noise).mul(0.5).add_(0.5)
+    return synthesize(w.expand(-1, num_layers, -1), noise).mul(0.5).add_(0.5)
 
 
 @torch.no_grad()
@@ -89,7 +92,8 @@ def redraw(
     for layer, searched in latent.noise.items():
         noise[layer] = searched[None, None]
     device = generator.mean.device
-    HR = draw(synthesize, latent.w[None].to(device), [maps.to(device) for maps in noise])
+    noise = [maps.to(device) for maps in noise]
+    HR = draw(synthesize, latent.w[None].to(device), noise, generator.num_layers)
     return HR.clamp(0, 1).cpu()
 
 
@@ -103,10 +107,10 @@ def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
         )
     settings = _settings(record)
     try:
-        roles = settings.noise_roles(generator.num_layers)
+        roles = settings.noise_roles(len(generator.noise_sizes))
     except UserError as error:
         raise UserError(f"it is damaged ({error}): make it anew") from None
-    sizes = generator.synthesis.layer_sizes
+    sizes = generator.noise_sizes
     expected = {
         layer: (sizes[layer],) * 2 for layer, role in enumerate(roles) if role == "trainable"
     }
@@ -187,6 +191,8 @@ def _require_whole(record: dict) -> None:
     generator = record["generator"]
     texts = (record["device"], record["versions"]["pulse"], generator["name"], generator["sha256"])
     if not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    if not isinstance(generator.get("label", 0), int):
         raise ValueError
     if not (isinstance(record["l2"], float) and isinstance(record["within_eps"], bool)):
         raise ValueError

@@ -6,7 +6,9 @@ memory that the file does not. A UserError raised here is worded to follow the n
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +16,14 @@ from torch import Tensor
 
 from cli.errors import UserError
 from generators.safe_loading import entries
+from generators.stylegan2 import StyleGAN2Synthesis
+from generators.stylegan3 import StyleGAN3Synthesis
+from generators.stylegan3_layout import layer_layouts
 from stylegan import Blur, G_mapping, G_synthesis
 
 State = dict[str, Tensor]
+MOST_TAPS = 96  # of a filter of StyleGAN3; published networks have 24
+Synthesis = G_synthesis | StyleGAN2Synthesis | StyleGAN3Synthesis
 
 
 @dataclass
@@ -25,11 +32,33 @@ class Networks:
     says of itself.
     """
 
-    synthesis: G_synthesis
+    synthesis: Synthesis
     mapping: G_mapping | None
     prior: tuple[Tensor, Tensor] | None = None  # mean, std, each (d,)
     about: dict = field(default_factory=dict)
     origin: str = ""  # the name of its format
+    labels: int = 0  # of a conditional generator, which has a mapping network for each of them
+    mapping_of: Callable[[int], G_mapping] | None = None
+
+    def choose_label(self, label: int | None) -> None:
+        """Take one label for good; None takes the only one there is. Raises: UserError, worded to
+        follow the name of the file, where it has no such label, or several and None was given.
+        """
+        if label is None and self.labels == 1:
+            label = 0
+        if label is None and self.labels == 0:
+            return
+        if self.mapping_of is None:
+            raise UserError(f"has no labels: leave -label {label} out")
+        if label is None or not 0 <= label < self.labels:
+            asked = "" if label is None else f", so not {label}"
+            raise UserError(
+                f"was trained with {self.labels} labels{asked}: choose one, from -label 0 to "
+                f"-label {self.labels - 1}"
+            )
+        self.mapping = self.mapping_of(label)
+        self.about = self.about | {"label": f"{label}, of {self.labels}"}
+        self.labels, self.mapping_of = 0, None
 
 
 def tensors(content: object) -> State:
@@ -63,7 +92,7 @@ def worded(value: object) -> str:
     """A value of a stranger's file in one line."""
     try:
         return " ".join(repr(value).split())
-    except (RecursionError, ValueError):  # nested without end, or a number of many thousand digits
+    except Exception:  # nested without end, a number of many thousand digits, an odd Namespace
         return f"some {type(value).__name__}"
 
 
@@ -126,6 +155,35 @@ def build_synthesis(content: object, config: dict | None = None) -> G_synthesis:
     return load_strictly(G_synthesis, derived | (config or {}), state)
 
 
+def build_later_family(content: object, config: dict) -> Synthesis:
+    """The synthesis network of StyleGAN2 or 3, from a state dict under NVIDIA's names and
+    config["family"] with its constructor's arguments; loaded strictly. Raises: UserError.
+    """
+    for name, value in config.items():
+        plain = value if isinstance(value, (list, tuple)) else [value]
+        if not all(each is None or isinstance(each, (int, float, str)) for each in plain):
+            raise UserError(f"has an unusable config ({name} is {worded(value)})")
+    state, arguments = tensors(content), dict(config)
+    if config["family"] in ("stylegan3-t", "stylegan3-r"):
+        return build_stylegan3(state, arguments)
+    if arguments.pop("family") == "stylegan2":
+        return load_strictly(StyleGAN2Synthesis, arguments, state)
+    raise UserError(f"is of the family {worded(config['family'])}, which is not known")
+
+
+def build_stylegan3(state: State, config: dict) -> StyleGAN3Synthesis:
+    """The synthesis network of StyleGAN3, loaded strictly. Raises: UserError."""
+    names = inspect.signature(layer_layouts).parameters
+    try:
+        layouts = layer_layouts(**{name: config[name] for name in names})
+        most = max(max(layout.up_taps, layout.down_taps) for layout in layouts)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"has an unusable config ({error})") from None
+    if most > MOST_TAPS:  # computed, they would fill the memory
+        raise UserError(f"has an unusable config (filters of {most} taps)")
+    return load_strictly(StyleGAN3Synthesis, config, state)
+
+
 def build_mapping(content: object) -> G_mapping:
     """The mapping network of a state dict, whose width and depth its tensors tell, loaded strictly.
     Raises: UserError.
@@ -135,7 +193,12 @@ def build_mapping(content: object) -> G_mapping:
     if first is None or first.ndim != 2:
         raise UserError("holds no whole mapping network: dense0.weight is missing")
     depth = len([key for key in state if re.fullmatch(r"dense\d+\.weight", key)])
-    return load_strictly(G_mapping, {"dlatent_size": first.shape[1], "num_layers": depth}, state)
+    last = state.get(f"dense{depth - 1}.weight", first)
+    if last.ndim != 2:
+        raise UserError(f"does not fit: dense{depth - 1}.weight is no matrix")
+    config = {"dlatent_size": last.shape[0], "num_layers": depth}
+    config |= {"latent_size": first.shape[1], "hidden_size": first.shape[0]}
+    return load_strictly(G_mapping, config, state)
 
 
 def load_strictly(network_class, config: dict, state: State):

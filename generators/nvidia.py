@@ -71,38 +71,58 @@ STAND_INS: StandIns = {
 }
 
 
-def _generator(content: dict) -> object:
+def generator(content: dict) -> object:
     """Gs of (G, D, Gs), or the only one there is."""
     found = content.get("pickle")
     return found[-1] if isinstance(found, (tuple, list)) and found else found
 
 
 def recognises(content: dict) -> bool:
-    return isinstance(_generator(content), Network)
+    return isinstance(generator(content), Network) and not is_stylegan2(content)
+
+
+def is_stylegan2(content: dict) -> bool:
+    """Whether it holds networks of TensorFlow's StyleGAN2: these have `mod_weight`."""
+    network = generator(content)
+    parts = network.dictionary("components") if isinstance(network, Network) else {}
+    synthesis = parts.get("synthesis")
+    pairs = synthesis.get("variables") if isinstance(synthesis, Network) else None
+    pairs = pairs if isinstance(pairs, (list, tuple)) else ()
+    names = (pair[0] for pair in pairs if isinstance(pair, tuple) and pair)
+    return any(isinstance(name, str) and name.endswith("/mod_weight") for name in names)
 
 
 def read(content: dict) -> Networks:
     """Raises: UserError, worded to follow the name of the file, for settings that make another
     network, and for variables of unknown names.
     """
-    network = _generator(content)
-    content.clear()  # the memory of G and D
-    parts = [network.dictionary("components").get(name) for name in ("synthesis", "mapping")]
-    if not all(isinstance(part, Network) for part in parts):
-        raise UserError("holds no synthesis and mapping network, so it is no StyleGAN generator")
-    settings, state = {}, {}
-    for part in (*parts, network):
-        settings |= part.dictionary("static_kwargs")
+    settings, (_, *parts) = networks_of(content)
     require_settings(settings, REQUIRED)
+    state = {}
     for part in parts:
-        state |= renamed(_tensors(part), NAMES)
+        state |= renamed(variables(part), NAMES)
     channels = ("fmap_base", "fmap_max", "fmap_decay")
     config = {name: settings[name] for name in channels if name in settings}
     about = {"licence": "NVIDIA's published networks are CC BY-NC 4.0"}
     return build_networks(state, config, about)
 
 
-def _tensors(network: Network) -> State:
+def networks_of(content: dict) -> tuple[dict, list[Network]]:
+    """The settings of Gs, which is taken out of a file's content, and itself, its synthesis and its
+    mapping network. Raises: UserError.
+    """
+    network = generator(content)
+    content.clear()
+    parts = [network.dictionary("components").get(name) for name in ("synthesis", "mapping")]
+    if not all(isinstance(part, Network) for part in parts):
+        raise UserError("holds no synthesis and mapping network, so it is no StyleGAN generator")
+    settings = {}
+    for part in (*parts, network):
+        settings |= part.dictionary("static_kwargs")
+    return settings, [network, *parts]
+
+
+def variables(network: Network) -> State:
     """The variables as PyTorch has them: matrices transposed, convolutions (k, k, in, out) →
     (out, in, k, k).
     """

@@ -39,7 +39,7 @@ def fit_prior(
     with torch.no_grad(), bar:
         for first in range(0, draws, chunk):
             rows = min(chunk, draws - first)
-            z = torch.randn(rows, mapping.dlatent_size, generator=random)
+            z = torch.randn(rows, mapping.latent_size, generator=random)
             x = F.leaky_relu(mapping(z), 1 / LEAKY_SLOPE).double()  # (rows, d)
             total += x.sum(0)
             squares += x.square().sum(0)

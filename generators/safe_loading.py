@@ -2,16 +2,25 @@
 
 Files of torch.save are loaded with weights_only=True. Other pickles go through an unpickler that
 knows no class of numpy or of anything else: it makes stand-ins, which keep what they are given, and
-refuses every other name. A UserError raised here is worded to follow the name of the file.
+refuses every other name. Long strings of bytes, the numbers of a network, stay in the file until
+they are asked for: of the networks in a file only one is needed. A UserError raised here is worded
+to follow the name of the file.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
+import math
+import os
 import pickle
 import pickletools
 import re
 import warnings
 import zipfile
+from argparse import Namespace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +31,8 @@ from cli.errors import UserError
 
 # How a file begins that torch.save wrote before PyTorch 1.6: a pickle of its magic number.
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LONG = 1 << 14  # bytes; a string of so many stays in its file
+MOST_INSTRUCTIONS = 1_000_000  # of a pickle; published networks have fewer than 100,000
 StandIns = dict[tuple[str, str], type]  # (module, name), as a pickle asks for it → stand-in
 
 
@@ -53,17 +64,20 @@ def entries(content: object) -> dict[str, object]:
     return content
 
 
-def load_torch(path: Path) -> object:
-    """What torch.save wrote: tensors, on the CPU, in plain containers. Raises: UserError."""
+def load_torch(source: Path | BinaryIO) -> object:
+    """What torch.save wrote, to a file or to memory: tensors, on the CPU, in plain containers; and
+    argparse's Namespace, in which training programs keep their flags. Raises: UserError.
+    """
     unpacked = 0
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        if isinstance(source, Path) and zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked <= path.stat().st_size:  # torch.save compresses nothing, a bomb does
-            with warnings.catch_warnings():
+        # torch.save compresses nothing, a bomb does
+        if unpacked == 0 or unpacked <= source.stat().st_size:
+            with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
                 warnings.simplefilter("ignore")  # about pickles of other versions
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file provokes
         if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
             words = f"cannot be read: it asks for {unsafe[1]}, which no generator needs"
@@ -77,13 +91,10 @@ def load_torch(path: Path) -> object:
 def unpickle(file: BinaryIO, *stand_ins: StandIns) -> object:
     """What a pickle holds: plain containers and numbers, `Array`s, and `stand_ins`.
 
-    Raises: UserError for a name that has no stand-in, and for damage.
+    Long strings are read later, from the path that the file was opened with; of a file without one,
+    now. Raises: UserError for a name that has no stand-in, and for damage.
     """
     try:
-        for number, (opcode, arg, _) in enumerate(pickletools.genops(file)):
-            if opcode.name in ("PUT", "LONG_BINPUT") and arg > number:  # takes memory for so many
-                raise ValueError(f"remembers object {arg} of {number}")
-        file.seek(0)
         return _Unpickler(file, *stand_ins).load()
     except UserError:
         raise
@@ -92,9 +103,79 @@ def unpickle(file: BinaryIO, *stand_ins: StandIns) -> object:
         raise UserError(f"is a damaged pickle ({reason}): fetch it again") from None
 
 
+@dataclass(frozen=True)
+class InFile:
+    """A long string of bytes, left in the file of its pickle."""
+
+    path: str | os.PathLike
+    start: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return file.read(self.length)
+
+
+def content_of(raw: bytes | InFile) -> bytes:
+    return raw.read() if isinstance(raw, InFile) else raw
+
+
+def _without_long_strings(file: BinaryIO) -> bytes:
+    """A pickle in which a persistent id, (start, length), stands for every long string of bytes.
+
+    Raises: UserError, ValueError for a pickle that has persistent ids of its own, that remembers
+    more objects than it has (which takes memory for so many), or that is of more instructions than
+    any network.
+    """
+    size = file.seek(0, os.SEEK_END)
+    named = isinstance(getattr(file, "name", None), (str, os.PathLike))
+    parts, begin = [], file.seek(0)  # what is taken over begins here
+
+    def take(end: int) -> None:
+        here = file.tell()
+        file.seek(begin)
+        parts.append(file.read(end - begin))
+        file.seek(here)
+
+    for number in itertools.count():
+        at = file.tell()
+        opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
+        if opcode is None or number == MOST_INSTRUCTIONS:
+            what = "an unknown instruction" if opcode is None else f"more than {number:,} of them"
+            raise ValueError(f"instruction {number} of it: {what}")
+        if opcode.name in ("BINBYTES", "BINBYTES8"):
+            digits = 4 if opcode.name == "BINBYTES" else 8
+            length = int.from_bytes(file.read(digits), "little")
+            start = file.tell()
+            if length > size - start:
+                raise ValueError("it is cut off")
+            file.seek(length, os.SEEK_CUR)
+            if named and length > LONG:
+                take(at)
+                place = pickletools.optimize(pickle.dumps((start, length), protocol=2))
+                parts.append(place[2:-1] + pickle.BINPERSID)  # without its protocol and its end
+                begin = file.tell()
+            continue
+        arg = None if opcode.arg is None else opcode.arg.reader(file)
+        if opcode.name in ("PUT", "LONG_BINPUT") and arg > number:
+            raise ValueError(f"remembers object {arg} of {number}")
+        if opcode.name in ("PERSID", "BINPERSID"):
+            raise UserError("asks for a persistent object, which no generator needs: not opened")
+        if opcode.name in ("FRAME", "STOP"):  # frames, of other lengths now, are not needed
+            take(at)
+            begin = file.tell()
+        if opcode.name == "STOP":
+            return b"".join([*parts, pickle.STOP])
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, *stand_ins: StandIns):
-        super().__init__(file, encoding="latin1")
+        super().__init__(io.BytesIO(_without_long_strings(file)), encoding="latin1")
+        self.path = getattr(file, "name", "")
         # subclasses for each file: what a pickle does to a class does not reach the next file
         self.admitted = {
             asked: type(asked[1], (kept,), {})
@@ -106,6 +187,9 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self.admitted:
             raise UserError(f"asks for {module}.{name}, which no generator needs: not opened")
         return self.admitted[module, name]
+
+    def persistent_load(self, pid: tuple[int, int]) -> InFile:
+        return InFile(self.path, *pid)
 
 
 class Dtype:
@@ -123,16 +207,27 @@ class Dtype:
 class Array:
     """An array, put together here and not by numpy, over the bytes that the file holds of it."""
 
-    value: np.ndarray | None = None
+    shape, dtype, order, raw = None, None, "C", b""
 
     def __init__(self, *_):
         pass
 
     def __setstate__(self, state) -> None:
         _, shape, dtype, fortran, raw = state
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # of Python 2
-        order = "F" if fortran else "C"
-        self.value = np.frombuffer(raw, dtype.value).reshape(shape, order=order)
+        self.raw = raw.encode("latin1") if isinstance(raw, str) else raw  # of Python 2
+        self.shape, self.dtype, self.order = shape, dtype.value, "F" if fortran else "C"
+        if isinstance(raw, InFile):
+            if len(raw) != math.prod(shape) * self.dtype.itemsize:
+                raise ValueError("an array of another size than its shape")
+        else:
+            _ = self.value
+
+    @cached_property
+    def value(self) -> np.ndarray | None:
+        if self.dtype is None:  # the file did not say
+            return None
+        numbers = np.frombuffer(content_of(self.raw), self.dtype)
+        return numbers.reshape(self.shape, order=self.order)
 
 
 class Scalar:

@@ -97,9 +97,13 @@ class Run:
             options.compile,
             options.precision,
             not options.quiet,
+            options.label,
         )
         torch.set_num_threads(choose_threads(options.threads, self.model.generator.synthesis))
-        self.settings.noise_roles(self.model.generator.num_layers)
+        noise_layers = len(self.model.generator.noise_sizes)
+        self.settings.noise_roles(noise_layers)
+        if noise_layers == 0 and self.settings.changes_noise and self.process.rank == 0:
+            self.progress.say("this generator has no noise: the noise flags change nothing")
 
     def prepare(self) -> int:
         """Settle the seed, which is returned, see which results exist, and clear what a killed run
@@ -132,7 +136,7 @@ class Run:
     def all_settings(self) -> dict:
         """Everything that a result depends on but its pixels, as records hold it."""
         return {
-            **dataclasses.asdict(self.settings.resolved(self.model.generator.num_layers)),
+            **dataclasses.asdict(self.settings.resolved(len(self.model.generator.noise_sizes))),
             "seed": self.seed,
             "retries": self.options.retries,
             "precision": self.model.precision,
@@ -325,7 +329,7 @@ class Run:
                 "pixels_sha256": loaded.pixels_sha256,
                 "side": loaded.LR.shape[-1],
             },
-            generator={"name": str(self.options.generator), "sha256": model.generator.sha256},
+            generator={"name": str(self.options.generator), **model.generator.facts},
             settings=self.all_settings(),
             attempts=loaded.attempts,
             curve=best.curve,

@@ -24,10 +24,13 @@ class RunOptions:
     cache_dir: Path = setting(Path("cache"), "where weights and prior fits are kept", kind=Path)
     generator: str | None = setting(
         None,
-        "ffhq (1024 pixels, fetched once), demo (no download) or a weight file; with -render that "
-        "of the first file",
+        "ffhq (1024 pixels, fetched once), demo (no download), another name of docs/generators.md, "
+        "an https address or a weight file; with -render that of the first file",
         shown="ffhq",
         kind=str,
+    )
+    label: int | None = setting(
+        None, "of a generator of several classes: which one, counted from 0", kind=int
     )
     device: str = setting("auto", "auto, cuda, mps or cpu")
     duplicates: int = setting(1, "results per picture, from seeds seed, seed + 1, …")
@@ -96,6 +99,8 @@ class RunOptions:
             require_positive("threads", self.threads)
             if self.threads > MAX_THREADS:
                 raise UserError(f"threads must be at most {MAX_THREADS}, not {self.threads}")
+        if self.label is not None and self.label < 0:
+            raise UserError(f"label must be 0 or more, not {self.label}")
         if self.seed is not None:
             require_seed(self.seed)
             require_seed(self.seed + self.duplicates - 1)

@@ -25,7 +25,7 @@ def render_files(options: RunOptions) -> int:
     """
     require_folder_writable(options.output_dir, "-output_dir")
     progress = Progress(len(options.render), quiet=options.quiet)
-    models, made, generator = {}, {}, options.generator  # a model per precision
+    models, made, generator = {}, {}, options.generator  # a model per precision and label
     for file in options.render:
         try:
             record = Record.from_dict(read_latent(file)[1])
@@ -37,18 +37,20 @@ def render_files(options: RunOptions) -> int:
                 raise UserError(f"{place} is there: give another -output_dir, or -overwrite")
             generator = generator or record.generator["name"]
             precision = options.precision or record.settings.get("precision")
-            if precision not in models:
-                models[precision] = PULSE(
+            label = record.generator.get("label") if options.label is None else options.label
+            if (precision, label) not in models:
+                models[precision, label] = PULSE(
                     generator,
                     options.device,
                     options.cache_dir,
                     options.compile,
                     precision,
                     not options.quiet,
+                    label,
                 )
             # The number of threads decides over the last bits.
             torch.set_num_threads(options.threads or record.threads)
-            write_picture(job, models[precision].render(file)[0], record)
+            write_picture(job, models[precision, label].render(file)[0], record)
         except UserError as error:
             progress.error(f"refused: {file}: {error}")
         except OSError as error:

@@ -400,8 +400,8 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
         (["-generator", "nothing"], "use the names ffhq or demo"),
         (["-input_dir", "years"], "holds no picture (its subfolders are not searched: 2017, 2018)"),
         (["-generator", "a_file"], "a_file is text, which begins 'in the way'"),
-        (["-bad_noise_layers", "17"], "names layer 17, but the generator has 6 layers"),
-        (["-num_trainable_noise_layers", "7"], "the generator has 6 layers"),
+        (["-bad_noise_layers", "17"], "names layer 17, but the generator has 6 noise layers"),
+        (["-num_trainable_noise_layers", "7"], "the generator has 6 noise layers"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_nothing_is_begun(

@@ -290,7 +290,7 @@ def test_weights_that_give_no_finite_number_are_said_and_do_not_crash(model, tmp
         (torch.rand(1, 3, 4, 4), {"seed": -1}, "seed must be"),
         (torch.rand(1, 3, 4, 4), {"steps": 0}, "steps must be"),
         (torch.rand(1, 3, 4, 4), {"bad_noise_layers": "6"}, "layer 6"),
-        (torch.rand(1, 3, 4, 4), {"num_trainable_noise_layers": 7}, "has 6 layers"),
+        (torch.rand(1, 3, 4, 4), {"num_trainable_noise_layers": 7}, "has 6 noise layers"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_the_search(model, ref_im, options, words):

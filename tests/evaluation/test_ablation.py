@@ -9,7 +9,7 @@ import run
 from evaluation import ablation, plots
 
 
-@pytest.mark.parametrize("layers", [6, 10, 18])
+@pytest.mark.parametrize("layers", [0, 6, 10, 17, 18])
 def test_every_experiment_has_a_name_of_its_own_and_flags_that_run_py_takes(layers, monkeypatch):
     chosen = ablation.experiments(layers, robustness=True)
     assert len({experiment.name for experiment in chosen}) == len(chosen)

@@ -9,7 +9,7 @@ import torch
 from conftest import command, one_file, random_networks
 from PIL import Image
 
-from fast.choose import FastForms, choose_threads, multiply_adds
+from fast.choose import FastForms, choose_threads
 from fast.precision import choose_precision
 from stylegan import G_synthesis
 
@@ -93,5 +93,5 @@ def test_precisions_that_a_device_lacks_fall_back_with_one_line(caplog, monkeypa
 
 def test_multiply_adds_are_those_of_the_published_network():
     network = G_synthesis()
-    assert multiply_adds(network, folded=False) == pytest.approx(31.9e9, rel=0.01)
-    assert multiply_adds(network, folded=True) == pytest.approx(27.4e9, rel=0.01)
+    assert network.count_multiply_adds(folded=False) == pytest.approx(31.9e9, rel=0.01)
+    assert network.multiply_adds == pytest.approx(27.4e9, rel=0.01)

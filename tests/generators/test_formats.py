@@ -9,11 +9,11 @@ import zipfile
 import pytest
 import torch
 import weight_files
-from conftest import one_file, random_networks
+from conftest import GOLDEN, one_file, random_networks
 from weight_files import agree, lernapparat, picture
 
 from cli.errors import UserError
-from generators import formats, nvidia
+from generators import formats, nvidia, persistent
 from generators.formats import read_networks
 from generators.lernapparat import read as read_lernapparat
 from generators.networks import Networks
@@ -73,11 +73,14 @@ def test_each_reader_recognises_its_own_format_and_no_other(files, tmp_path):
         "genforce": tmp_path / "genforce.pth",
         "lernapparat": paths["lernapparat"],
         "PULSE": paths["pair, one of it"],
+        "rosinality": GOLDEN / "rosinality_train_tiny.pt",
+        "NVIDIA StyleGAN2 pickle, TensorFlow": GOLDEN / "sg2_tf_tiny.pkl",
         "NVIDIA pickle": tmp_path / "g.pkl",
+        "NVIDIA pickle, PyTorch": GOLDEN / "sg3t_tiny.pkl",
     }
     assert list(written) == [reader.name for reader in formats.READERS]
     for name, path in written.items():
-        content = load_content(path, nvidia.STAND_INS)
+        content = load_content(path, nvidia.STAND_INS, persistent.STAND_INS)
         for reader in formats.READERS:
             assert bool(reader.recognises(content)) == (reader.name == name)
             assert not reader.recognises({}) and not reader.recognises({"pickle": [7]})

@@ -29,7 +29,7 @@ def test_the_demo_generator_is_here_and_says_what_it_is(tmp_path):
 
 
 def test_an_unknown_generator_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="use the names ffhq or demo"):
+    with pytest.raises(UserError, match="an https address, or one of ffhq, demo, ffhq2, "):
         PULSE("ffqh", device="cpu", cache_dir=tmp_path)
 
 

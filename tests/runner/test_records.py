@@ -41,7 +41,7 @@ def test_the_record_tells_everything_that_made_the_picture(here, small, tmp_path
     face(tmp_path / "input" / "a.png")
     assert here("-eps", 1).status == 0
     record = record_of(tmp_path / "runs", "a")
-    settings = vars(Settings(steps=STEPS, eps=1).resolved(num_layers=4))
+    settings = vars(Settings(steps=STEPS, eps=1).resolved(noise_layers=4))
     assert settings.items() <= record["settings"].items()
     sha256 = pixels_sha256(read_picture(tmp_path / "input" / "a.png"))
     assert record["input"] == {"file": "a.png", "pixels_sha256": sha256, "side": 4}

@@ -1,0 +1,115 @@
+"""Runs on StyleGAN2 and StyleGAN3: all that is promised of StyleGAN1 holds for them."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from forked_runs import HANG, arguments, faces, pictures, record_of
+from generator_files import generator_file
+from test_distributed import torchrun
+
+from bicubic import BicubicDownSample
+from imaging.pictures import to_picture
+from PULSE import PULSE
+
+LATER = ["stylegan2", "stylegan3-t", "stylegan3-r"]
+
+
+@pytest.fixture(scope="module", params=LATER)
+def generator(request, tmp_path_factory):
+    """A random generator of 16 pixels of each family."""
+    return generator_file(tmp_path_factory.mktemp("generators"), request.param, 16)
+
+
+def test_batch_order_kill_and_processes_change_no_byte(generator, start, tmp_path):
+    faces(tmp_path / "input", 4)
+    more = ("-input_dir", tmp_path / "input", "-eps", 0.03, "-save_latent")
+    args = arguments(generator, *more, steps=4)
+
+    def results(name: str, *flags) -> dict[str, bytes]:
+        process = start([*args, *flags, "-output_dir", name], tmp_path)
+        assert process.wait() == 0, process.output
+        return pictures(tmp_path / name)
+
+    expected = results("expected")
+    assert len(expected) == 4
+    assert results("batch", "-batch_size", 3) == expected
+    for i in reversed(range(4)):
+        results("order", "-input_dir", tmp_path / "input" / f"{i:02}.png")
+    assert pictures(tmp_path / "order") == expected
+
+    process = start([*args, "-output_dir", "killed"], tmp_path)
+    process.wait_until(lambda: list((tmp_path / "killed").rglob("*.png")))
+    process.send(signal.SIGKILL)
+    process.wait()
+    assert results("killed") == expected
+
+    if generator.stem != "stylegan3-r":  # the same code as T, and seconds of imports
+        launched = torchrun(*args, "-output_dir", "two", cwd=tmp_path)
+        _, errors = launched.communicate(timeout=2 * HANG)
+        assert launched.returncode == 0, errors
+        assert pictures(tmp_path / "two") == expected
+
+    latents = sorted((tmp_path / "expected").rglob("*.npz"))
+    assert len(latents) == 4
+    assert results("render", "-render", *latents) == expected
+
+
+def test_what_is_kept_of_a_search_is_of_the_generators_own_layers(generator, here, tmp_path):
+    faces(tmp_path / "input", 1)
+    assert here("-save_latent", "-sheet", generator=generator).status == 0
+    noisy = generator.stem == "stylegan2"
+    record = record_of(tmp_path / "runs", "00")
+    trained = 5 if noisy else 0
+    assert record["settings"]["num_trainable_noise_layers"] == trained
+    assert record["settings"]["bad_noise_layers"] == ""
+    with np.load(next((tmp_path / "runs").rglob("*.npz")), allow_pickle=False) as arrays:
+        assert arrays["w"].shape == ((6, 16) if noisy else (16, 16))
+        assert len([name for name in arrays if name.startswith("noise_")]) == trained
+    assert (tmp_path / "runs" / "sheets" / "00.png").exists()
+
+
+def test_noise_flags_are_cut_refused_or_said_to_change_nothing(generator, here, tmp_path):
+    faces(tmp_path / "input", 1)
+    told = here("-noise_type", "fixed", "-bad_noise_layers", "5", generator=generator)
+    if generator.stem == "stylegan2":  # 16 pixels: 6 layers, 5 noise maps
+        assert told.status == 2 and "has 5 noise layers, 0 to 4" in told.err
+        assert here(generator=generator).status == 0
+    else:
+        assert told.status == 0 and told.err.count("this generator has no noise") == 1
+        assert "no noise" not in here("-overwrite", generator=generator).err
+
+
+@pytest.mark.parametrize("family", LATER)
+@pytest.mark.parametrize(
+    "resolution", [32, *(pytest.param(r, marks=pytest.mark.slow) for r in (64, 128, 256))]
+)
+def test_a_hundred_steps_come_five_times_closer(tmp_path, one_thread, family, resolution):
+    model = PULSE(generator_file(tmp_path, family, resolution), device="cpu", cache_dir=tmp_path)
+    HR = model.synthesize(model.map(model.generator.mean.new_ones(1, 16))) / 2 + 0.5
+    LR = BicubicDownSample(resolution // 8)(HR.detach()).clamp(0, 1)
+    assert LR.std() > 0.01
+    curve = []
+    search = model(LR, seed=0, eps=1e-6, on_step=lambda _, figures: curve.append(figures["L2"]))
+    for found, _ in search:
+        to_picture(found[0]).verify()
+    assert min(curve) < curve[0] / 5
+
+
+def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_path):
+    generator = GOLDEN / "sg2_tiny_conditional_nhwc.pkl"
+    faces(tmp_path / "input", 1)
+    done = here(generator=generator)
+    assert done.status == 2 and "3 labels: choose one" in done.err
+    assert here("-label", 2, "-save_latent", generator=generator).status == 0
+    assert record_of(tmp_path / "runs", "00")["generator"]["label"] == 2
+    before = pictures(tmp_path / "runs")
+    latent = next((tmp_path / "runs").rglob("*.npz"))
+    assert here("-render", latent, "-output_dir", "again", generator=generator).status == 0
+    assert pictures(tmp_path / "again") == before
+    done = here("-label", 1, generator=generator)  # another prior: another generator
+    assert done.status == 2 and "generator_sha256" in done.err
+    record = json.loads(np.load(latent)["record"].item())
+    assert record["generator"]["label"] == 2
