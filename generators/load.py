@@ -7,6 +7,7 @@ the path of a weight file.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,11 +70,13 @@ class Generator:
 
 
 def load_generator(
-    name: str | os.PathLike, cache_dir: str | os.PathLike = "cache", progress: bool = True
+    name: str | os.PathLike,
+    cache_dir: str | os.PathLike = "cache",
+    progress: bool | Callable = True,
 ) -> Generator:
     """`ffhq`, `demo` or the path of a weight file → a Generator on the CPU, in float32.
 
-    progress: tell of downloads on stderr. Raises: UserError, with the reason and what to do.
+    progress: as open_url takes it. Raises: UserError, with the reason and what to do.
     """
     if str(name) == "ffhq":
         networks = load_ffhq(Path(cache_dir), progress)
