@@ -70,3 +70,8 @@ def press(chromium, *keys):
     """Type, with whatever has the focus."""
     for key in keys:
         chromium.switch_to.active_element.send_keys(key)
+
+
+def console_errors(chromium) -> list[dict]:
+    """What the console has had since the last call, but for remarks."""
+    return [entry for entry in chromium.get_log("browser") if entry["level"] != "INFO"]
