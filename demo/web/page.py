@@ -33,7 +33,8 @@ nobody: a result says nothing about who is in the photograph.</p>
 </header>"""
 UPLOAD = """
 <label class="drop"><span>Photograph, or small picture of a face</span>
-<span>Drop it here, or choose a file. It is kept until this page is closed.</span>
+<span>Drop it here. It is kept until this page is closed.</span>
+<span class="choose" aria-hidden="true">Choose a file</span>
 <input type="file" aria-describedby="pulse-notice"></label>"""
 
 
@@ -184,7 +185,7 @@ class Page:
         """The page itself."""
         defaults = Settings()
         names = list(self.generators)
-        with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
             gr.HTML(HEAD)
             with gr.Row():
                 with gr.Column(scale=2, min_width=280):

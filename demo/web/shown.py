@@ -39,7 +39,7 @@ def faces_shown(squares: list[Image.Image]) -> str:
     """The squares of a photograph, numbered."""
     figures = "".join(
         f"<figure>{image(data_uri(square), f'Face {i} of the photograph')}"
-        f"<figcaption>{i}</figcaption></figure>"
+        f"<figcaption>{i if len(squares) > 1 else ''}</figcaption></figure>"
         for i, square in enumerate((each.resize((96, 96)) for each in squares), 1)
     )
     return f'<div class="faces">{figures}</div>' if squares else ""
