@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,14 +123,14 @@ class Generator:
 def load_generator(
     name: str | os.PathLike,
     cache_dir: str | os.PathLike = "cache",
-    progress: bool = True,
+    progress: bool | Callable = True,
     label: int | None = None,
 ) -> Generator:
     """A name (`ffhq`, `demo`, or one of public.py), an https address or the path of a weight file →
     a Generator on the CPU, in float32.
 
-    progress: tell of downloads on stderr. label: of a conditional generator, counted from 0.
-    Raises: UserError, with the reason and what to do.
+    progress: as open_url takes it. label: of a conditional generator, counted from 0. Raises:
+    UserError, with the reason and what to do.
     """
     text, cache_dir, licence = str(name), Path(cache_dir), None
     if text == "ffhq":

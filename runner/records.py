@@ -1,6 +1,6 @@
 """The record beside a result: with which settings it was made, and what the search reached.
 
-A result's record is `<name>.json` beside `<name>.png` (runner/jobs.py), filled by Run.record in
+A result's record is `<name>.json` beside `<name>.png` (runner/jobs.py), filled by record_of in
 runner/folder.py. It is written before the picture: a picture without a record is none of ours, a
 record without a picture was interrupted.
 """
