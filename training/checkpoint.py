@@ -23,7 +23,8 @@ from imaging.provenance import write_png
 from safe_files import atomic_write
 from training.efficientnet import EfficientNetLite
 from training.feature_distance import kernel_distance, pooled_features
-from training.score import sample_grid, samples, sliced_wasserstein
+from training.pixel_distance import sliced_wasserstein
+from training.samples import sample_grid, samples
 from training.train_settings import MAY_CHANGE
 from training.trainer import Training
 
