@@ -65,12 +65,8 @@ class Schedule:
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.flag(
-        "data",
-        "folder of aligned faces, square pictures, or a .npy of them",
-        required=True,
-        type=Path,
-    )
+    data = "folders of aligned faces, square pictures, or a .npy of them"
+    flags.flag("data", data, required=True, type=Path, nargs="+")
     flags.flag("output_dir", "where checkpoint, log and samples go", "training_runs", type=Path)
     flags.flag("minutes", "how long to train, this time", 60.0, type=float)
     flags.flag("images", "or by how many images, this time; 0: by the minutes alone", 0, type=int)
@@ -176,7 +172,7 @@ def main() -> int:
     training = Training(settings, faces, device, args.features)
     score = Scores()
     if args.kid:
-        real = load_faces(args.kid, settings.resolution)
+        real = load_faces([args.kid], settings.resolution)
         score = Scores(load_efficientnet(args.kid_features, 1, device), real)
     if load_checkpoint(args.output_dir, training, data):
         tell(f"goes on at {training.images} images")
