@@ -137,7 +137,7 @@ def save(
 ) -> None:
     """Score, log, sample grid and, last, the checkpoint. Raises: OSError."""
     row = {"images": training.images, "minutes": round(training.seconds / 60, 2), **figures}
-    row["augment_p"] = round(training.augment.p.item(), 3)
+    row["augment_p"] = round(training.adversaries["critic"].augment.p.item(), 3)
     scores, made = score(training)
     row |= scores
     training.log.append(row)

@@ -180,9 +180,9 @@ def main() -> int:
         start = DEMO if str(args.start) == "demo" else args.start
         training.start_from(
             read_networks(start),
-            args.critic and load_weights(args.critic, "critic"),
-            args.projected and load_weights(args.projected, "projected"),
             args.trained and read_networks(args.trained),
+            critic=args.critic and load_weights(args.critic, "critic"),
+            projected=args.projected and load_weights(args.projected, "projected"),
         )
     if args.compile == "on" or (args.compile == "auto" and args.minutes > 10):
         training.compile()
