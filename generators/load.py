@@ -1,7 +1,7 @@
 """A name or a file becomes a generator: synthesis network, prior, and what is known of it.
 
-`ffhq` is looked for in the cache and then fetched; `demo` lies in this repository; anything else is
-the path of a weight file.
+`ffhq` is looked for in the cache and then fetched; `demo` and `demo64` lie in this repository;
+anything else is the path of a weight file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from generators.prior import cached_prior, tensors_sha256
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_synthesis
 
-DEMO = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"
+DEMO64 = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"  # always of 64 pixels
+DEMO = DEMO64  # the best embedded one
+
+
+def weight_file(name: str | os.PathLike) -> Path:
+    """The file of `demo` or `demo64`; any other name is a path."""
+    return {"demo": DEMO, "demo64": DEMO64}.get(str(name)) or Path(name)
 
 
 @dataclass
@@ -71,7 +77,7 @@ class Generator:
 def load_generator(
     name: str | os.PathLike, cache_dir: str | os.PathLike = "cache", progress: bool = True
 ) -> Generator:
-    """`ffhq`, `demo` or the path of a weight file → a Generator on the CPU, in float32.
+    """`ffhq`, `demo`, `demo64` or the path of a weight file → a Generator on the CPU, in float32.
 
     progress: tell of downloads on stderr. Raises: UserError, with the reason and what to do.
     """
@@ -79,7 +85,7 @@ def load_generator(
         networks = load_ffhq(Path(cache_dir), progress)
     else:
         try:
-            networks = read_networks(DEMO if str(name) == "demo" else Path(name))
+            networks = read_networks(weight_file(name))
         except UserError as error:
             hint = "" if os.path.exists(name) else ", or use the names ffhq or demo"
             raise UserError(f"{error}{hint}") from None

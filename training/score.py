@@ -31,7 +31,7 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
 from generators.formats import read_networks
-from generators.load import DEMO
+from generators.load import weight_file
 from imaging.provenance import write_png
 from training.dataset import load_faces
 from training.efficientnet import load_efficientnet
@@ -50,7 +50,7 @@ NEEDED = {
 }
 
 
-def search_share(generator: str, val: Path, side: int, seed: int = 0) -> tuple[int, int, float]:
+def search_share(generator: Path, val: Path, side: int, seed: int = 0) -> tuple[int, int, float]:
     """How many unseen faces, at `side` pixels, run.py at its defaults explains within eps, of how
     many, and the mean L2.
 
@@ -104,7 +104,7 @@ def main() -> int:
         for flag in NEEDED[part]:
             if getattr(args, flag) is None:
                 raise UserError(f"-parts {args.parts} needs -{flag}: name a folder")
-    networks = read_networks(DEMO if args.generator == "demo" else Path(args.generator))
+    networks = read_networks(weight_file(args.generator))
     if networks.mapping is None:
         raise UserError(f"{args.generator} has no mapping network to draw samples with")
     size = networks.synthesis.resolution
@@ -149,9 +149,8 @@ def main() -> int:
         distance, halves = frechet_distance(a, b), frechet_distance(b[::2], b[1::2])
         tell(f"(f) fd at {at} pixels: {distance:.4f}, two halves of the real {halves:.4f}")
     if "c" in parts:
-        generator = args.generator if args.generator == "demo" else Path(args.generator).resolve()
         for side in args.sides:
-            within, number, l2 = search_share(str(generator), args.val, side)
+            within, number, l2 = search_share(weight_file(args.generator).resolve(), args.val, side)
             tell(
                 f"(c) search within eps from {side}x{side}: {within} of {number}, mean L2 {l2:.5f}"
             )

@@ -29,7 +29,7 @@ from cli.errors import UserError
 from cli.progress import tell
 from fast.device import choose_device
 from generators.formats import read_networks
-from generators.load import DEMO
+from generators.load import weight_file
 from safe_files import require_folder_writable
 from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
 from training.dataset import fingerprint, load_faces
@@ -177,9 +177,8 @@ def main() -> int:
     if load_checkpoint(args.output_dir, training, data):
         tell(f"goes on at {training.images} images")
     elif args.start is not None:
-        start = DEMO if str(args.start) == "demo" else args.start
         training.start_from(
-            read_networks(start),
+            read_networks(weight_file(args.start)),
             args.trained and read_networks(args.trained),
             critic=args.critic and load_weights(args.critic, "critic"),
             projected=args.projected and load_weights(args.projected, "projected"),
