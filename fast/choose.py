@@ -38,10 +38,11 @@ PAYS_ON_CPU = 100_000
 
 REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 
-# Multiply-adds of a forward pass below which one thread computes a search on a CPU. Two gain
-# little there (docs/performance.md), and where another program wants one of the processors, each
-# waits for the other at every layer: then they are five times slower.
-ONE_THREAD = 1_000_000_000
+# Multiply-adds of a forward pass below which one thread computes a search on a CPU: embedded
+# generators of 64 and 128 pixels have 0.2 and 1.1 G. Two gain little there (docs/performance.md),
+# and where another program wants one of the processors, each waits for the other at every layer:
+# then they are five times slower.
+ONE_THREAD = 1_250_000_000
 
 LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
 
