@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from cli.errors import UserError
+from cli.spreadsheet import spreadsheet_cell
 from safe_files import atomic_write
 
 VERSION = "1.0.0"
@@ -145,8 +146,3 @@ def write_summary(output_dir: Path) -> tuple[Path, list[Record]]:
         # with the byte-order mark by which Excel knows UTF-8
         file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))
     return path, records
-
-
-def spreadsheet_cell(value):
-    """A table program takes what begins with = or + for a formula: such text is quoted."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t" and value else value
