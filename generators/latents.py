@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 from safe_files import atomic_write
 from search_settings import Settings, require_seed
 
@@ -168,6 +168,8 @@ def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
     except (zipfile.BadZipFile, EOFError):
         reason = "it is no .npz file, or cut off: give one that -save_latent wrote"
     except Exception as error:  # damaged archives and headers break numpy in any way
+        if is_mistake(error):
+            raise
         if isinstance(error, OSError) and error.strerror:
             reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
         else:
