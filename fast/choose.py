@@ -2,8 +2,8 @@
 
 `plain` is the reference, which no search uses: stylegan.py, or what stands in generators/ for later
 families. `eager` is the family's fast form with PyTorch's own operations; `compiled` is the same
-with C on a CPU, and of StyleGAN1 with torch.compile on CUDA. There, steps are also launched as a
-whole (cuda_graph.py).
+with C on a CPU, and of StyleGAN1 and StyleGAN2 with torch.compile on CUDA. There, steps are also
+launched as a whole (cuda_graph.py).
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Form(NamedTuple):
     fast: Callable[[nn.Module, Kernels, str], Callable[..., Tensor]]
     eager: Callable[[], Kernels]  # PyTorch's own operations
     on_cpu: ModuleType  # whose `load` compiles kernels
-    on_cuda: ModuleType | None = None
+    on_cuda: bool = True  # whether torch.compile has been tried on them
 
 
-STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu)
+STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu, on_cuda=False)
 FORMS = {
-    "stylegan1": Form(FastSynthesis, TorchKernels, cpu, inductor),
+    "stylegan1": Form(FastSynthesis, TorchKernels, cpu),
     "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu),
     "stylegan3-t": STYLEGAN3,
     "stylegan3-r": STYLEGAN3,
@@ -95,7 +95,7 @@ class FastForms:
         self.synthesis, self.cache_dir, self.compile = synthesis, Path(cache_dir), compile
         self.device = next(synthesis.parameters()).device
         self.precision = choose_precision(precision, self.device)
-        self._form = FORMS.get(synthesis.family)
+        self._form = FORMS[synthesis.family]
         self._recorder: Recorder | None = None
         self._made: dict[str, Callable[..., Tensor]] = {}
         self._refused = False  # compiling failed, and it was said
@@ -119,9 +119,7 @@ class FastForms:
                 self._made["compiled"] = self._fast(kernels)
         name = "compiled" if wanted and not self._refused else "eager"
         if name not in self._made:
-            self._made[name] = self.synthesis
-            if self._form is not None:
-                self._made[name] = self._fast(self._form.eager())
+            self._made[name] = self._fast(self._form.eager())
         return self._made[name]
 
     def recorder(self, steps: int) -> Recorder | None:
@@ -147,8 +145,8 @@ class FastForms:
 
     def _compile(self) -> tuple[Kernels | None, str]:
         """Compiled kernels for this device and precision; or None and why there are none."""
-        if self.device.type == "cpu" and self._form is not None:
+        if self.device.type == "cpu":
             return self._form.on_cpu.load(self.cache_dir, dtype_of(self.precision))
-        if self.device.type == "cuda" and self._form is not None and self._form.on_cuda is not None:
-            return self._form.on_cuda.load(self.cache_dir, self.device)
+        if self.device.type == "cuda" and self._form.on_cuda:
+            return inductor.load(self.cache_dir, self.device, self._form.eager())
         return None, f"there is no compiled form of it for {self.device.type}"

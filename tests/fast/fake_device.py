@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fast.synthesis import FastSynthesis, TorchKernels
+from fast.choose import FORMS
 from generators.load import Generator
 from PULSE import Search
 from search_settings import Settings
@@ -87,17 +88,29 @@ def fake_device(kind: str, monkeypatch):
         yield watch
 
 
+def small_stylegan1() -> G_synthesis:
+    return G_synthesis(16, resolution=32, fmap_base=64, fmap_max=8)
+
+
 def search_on(
-    watch: Watch, form: str, precision: str, batch: int, settings: Settings, resolution: int = 32
+    watch: Watch,
+    form: str,
+    precision: str,
+    batch: int,
+    settings: Settings,
+    network: Callable[[], torch.nn.Module] = small_stylegan1,
 ) -> None:
-    """A whole search, its first two steps free to set things up, all others watched strictly."""
+    """A whole search, its first two steps free to set things up, all others watched strictly.
+    `network` makes what draws, of width 16.
+    """
     with watch.device:
-        synthesis = G_synthesis(16, resolution=resolution, fmap_base=64, fmap_max=8)
+        synthesis = network()
         mean, std = torch.zeros(16), torch.ones(16)
     generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
     synthesize = synthesis
     if form == "fast":
-        synthesize = FastSynthesis(synthesis, TorchKernels(), precision)
+        fast = FORMS[synthesis.family]
+        synthesize = fast.fast(synthesis, fast.eager(), precision)
     watch.truth = not settings.opt_name.startswith("sgd")
     ref_im = torch.full((batch, 3, 16, 16), 0.5)
     search = Search(generator, synthesize, ref_im, settings, list(range(batch)))

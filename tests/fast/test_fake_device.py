@@ -9,6 +9,7 @@ import torch
 from fake_device import UNAVAILABLE, fake_device, search_on
 
 import PULSE
+from generators.stylegan2 import StyleGAN2Synthesis
 from search_settings import OPTIMISERS, Settings
 
 pytestmark = [
@@ -17,6 +18,18 @@ pytestmark = [
 ]
 
 FORMS = [("plain", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
+STYLEGAN2 = {
+    "skip": {},
+    "skip, without noise": {"use_noise": False},
+    "resnet": {"architecture": "resnet", "conv_clamp": 256},
+    "orig": {"architecture": "orig", "conv_clamp": 256},
+}
+
+
+def small_stylegan2(config: str):
+    return lambda: StyleGAN2Synthesis(32, 16, [8, 8, 8, 8], **STYLEGAN2[config])
+
+
 FAULTS = {
     "a number is read": lambda search: search.rate.item(),
     "an index lies on the CPU": lambda search: search.rates.index_select(
@@ -42,6 +55,14 @@ def test_a_search_on_cuda_waits_for_nothing_and_leaves_the_device_never(
 def test_so_does_a_search_of_other_shapes(monkeypatch, batch, settings):
     with fake_device("cuda", monkeypatch) as watch:
         search_on(watch, "fast", "float32", batch, Settings(steps=4, **settings))
+
+
+@pytest.mark.parametrize("config", STYLEGAN2)
+@pytest.mark.parametrize(("form", "precision"), FORMS)
+def test_so_does_a_search_on_stylegan2(monkeypatch, form, precision, config):
+    with fake_device("cuda", monkeypatch) as watch:
+        search_on(watch, form, precision, 2, Settings(steps=4), small_stylegan2(config))
+    assert torch.float64 not in watch.dtypes
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -87,6 +108,18 @@ def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps,
     for form, precision in FORMS:
         with fake_device("mps", monkeypatch) as watch:
             search_on(watch, form, precision, 2, Settings(steps=4, opt_name=opt_name))
+        used |= set(watch.operations)
+        assert torch.float64 not in watch.dtypes
+    assert len(used) > 20
+    assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps
+
+
+@pytest.mark.parametrize("config", ["skip", "resnet"])
+def test_mps_has_every_operation_of_a_search_on_stylegan2(monkeypatch, on_mps, config):
+    used = set()
+    for form, precision in FORMS:
+        with fake_device("mps", monkeypatch) as watch:
+            search_on(watch, form, precision, 2, Settings(steps=4), small_stylegan2(config))
         used |= set(watch.operations)
         assert torch.float64 not in watch.dtypes
     assert len(used) > 20
