@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fast.choose import FORMS
+from fast.synthesis import Kernels
 from generators.load import Generator
 from PULSE import Search
 from search_settings import Settings
@@ -74,7 +75,7 @@ class Watch(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def fake_device(kind: str, monkeypatch):
+def fake_device(kind: str, monkeypatch, watch_class: type[Watch] = Watch):
     """Within it, tensors of `kind` (cuda or mps) can be made. Yields the Watch."""
 
     def dispatch(cls, function, types, args=(), kwargs=None):
@@ -84,40 +85,42 @@ def fake_device(kind: str, monkeypatch):
     monkeypatch.setattr(fake.FakeTensor, "__torch_dispatch__", classmethod(dispatch))
     monkeypatch.setitem(HANDLERS, DEVICE_OF, lambda args: META)
     device = torch.device(kind, 0)
-    with fake.FakeTensorMode(), Watch(device) as watch:
+    with fake.FakeTensorMode(), watch_class(device) as watch:
         yield watch
-
-
-def small_stylegan1() -> G_synthesis:
-    return G_synthesis(16, resolution=32, fmap_base=64, fmap_max=8)
 
 
 def search_on(
     watch: Watch,
-    form: str,
+    kernels: Kernels | None,
     precision: str,
     batch: int,
     settings: Settings,
-    network: Callable[[], torch.nn.Module] = small_stylegan1,
+    *,
+    width: int = 16,
+    side: int = 16,
+    watched: set[int] | None = None,
+    network: Callable[[], torch.nn.Module] | None = None,
+    **layout: int,
 ) -> None:
-    """A whole search, its first two steps free to set things up, all others watched strictly.
-    `network` makes what draws, of width 16.
+    """A whole search, its first two steps free to set things up, all others, or only those named,
+    watched strictly. kernels: of the fast form; None is the plain network. side: pixels of the LR.
+    network: makes what draws, of that width, in place of a G_synthesis of `layout`.
     """
+    layout = {"resolution": 32, "fmap_base": 64, "fmap_max": 8} | layout
     with watch.device:
-        synthesis = network()
-        mean, std = torch.zeros(16), torch.ones(16)
+        synthesis = G_synthesis(width, **layout) if network is None else network()
+        mean, std = torch.zeros(width), torch.ones(width)
     generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
     synthesize = synthesis
-    if form == "fast":
-        fast = FORMS[synthesis.family]
-        synthesize = fast.fast(synthesis, fast.eager(), precision)
+    if kernels is not None:
+        synthesize = FORMS[synthesis.family].fast(synthesis, kernels, precision)
     watch.truth = not settings.opt_name.startswith("sgd")
-    ref_im = torch.full((batch, 3, 16, 16), 0.5)
+    ref_im = torch.full((batch, 3, side, side), 0.5)
     search = Search(generator, synthesize, ref_im, settings, list(range(batch)))
     try:
         for step in range(settings.steps):
-            watch.strict = step >= 2
+            watch.strict = step in watched if watched else step >= 2
             search.step()
     finally:
         watch.strict = False
-    assert sum(watch.operations.values()) > 100, "nothing was watched"
+    assert sum(watch.operations.values()) > 50, "nothing was watched"

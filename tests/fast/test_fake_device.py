@@ -9,6 +9,9 @@ import torch
 from fake_device import UNAVAILABLE, fake_device, search_on
 
 import PULSE
+from fast.cuda import TritonKernels
+from fast.stylegan2_kernels import TorchStyleGAN2Kernels
+from fast.synthesis import TorchKernels
 from generators.stylegan2 import StyleGAN2Synthesis
 from search_settings import OPTIMISERS, Settings
 
@@ -17,19 +20,24 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-FORMS = [("plain", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
+FORMS = [
+    (None, "float32"),
+    (TorchKernels, "float32"),
+    (TorchKernels, "bfloat16"),
+    (TritonKernels, "float32"),
+    (TritonKernels, "bfloat16"),
+]
+STYLEGAN2_FORMS = [
+    (None, "float32"),
+    (TorchStyleGAN2Kernels, "float32"),
+    (TorchStyleGAN2Kernels, "bfloat16"),
+]
 STYLEGAN2 = {
     "skip": {},
     "skip, without noise": {"use_noise": False},
     "resnet": {"architecture": "resnet", "conv_clamp": 256},
     "orig": {"architecture": "orig", "conv_clamp": 256},
 }
-
-
-def small_stylegan2(config: str):
-    return lambda: StyleGAN2Synthesis(32, 16, [8, 8, 8, 8], **STYLEGAN2[config])
-
-
 FAULTS = {
     "a number is read": lambda search: search.rate.item(),
     "an index lies on the CPU": lambda search: search.rates.index_select(
@@ -41,27 +49,44 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("opt_name", OPTIMISERS)
-@pytest.mark.parametrize(("form", "precision"), FORMS)
+@pytest.mark.parametrize(("kernels", "precision"), FORMS)
 def test_a_search_on_cuda_waits_for_nothing_and_leaves_the_device_never(
-    monkeypatch, opt_name, form, precision
+    monkeypatch, opt_name, kernels, precision
 ):
+    launched = []
+
+    def launch(kernel, grid, *arguments, **constants):
+        tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+        assert {each.device.type for each in tensors} == {"cuda"} and min(grid) > 0
+        launched.append(kernel)
+
+    monkeypatch.setattr("fast.cuda._launch", launch)
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, form, precision, 3, Settings(steps=4, opt_name=opt_name))
+        search_on(
+            *(watch, kernels and kernels(), precision, 3),
+            Settings(steps=4, opt_name=opt_name),
+        )
     assert torch.float64 not in watch.dtypes
+    assert bool(launched) == (kernels is TritonKernels)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("settings", [{"tile_latent": True}, {"noise_type": "zero"}])
 def test_so_does_a_search_of_other_shapes(monkeypatch, batch, settings):
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, "fast", "float32", batch, Settings(steps=4, **settings))
+        search_on(watch, TorchKernels(), "float32", batch, Settings(steps=4, **settings))
+
+
+def small_stylegan2(config: str):
+    return lambda: StyleGAN2Synthesis(32, 16, [8, 8, 8, 8], **STYLEGAN2[config])
 
 
 @pytest.mark.parametrize("config", STYLEGAN2)
-@pytest.mark.parametrize(("form", "precision"), FORMS)
-def test_so_does_a_search_on_stylegan2(monkeypatch, form, precision, config):
+@pytest.mark.parametrize(("kernels", "precision"), STYLEGAN2_FORMS)
+def test_so_does_a_search_on_stylegan2(monkeypatch, kernels, precision, config):
+    given = kernels and kernels(), precision, 2, Settings(steps=4)
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, form, precision, 2, Settings(steps=4), small_stylegan2(config))
+        search_on(watch, *given, network=small_stylegan2(config))
     assert torch.float64 not in watch.dtypes
 
 
@@ -78,7 +103,7 @@ def test_a_fault_in_a_step_is_seen(monkeypatch, fault):
         fake_device("cuda", monkeypatch) as watch,
         pytest.raises((AssertionError, RuntimeError), match=r"waits|on \{|device"),
     ):
-        search_on(watch, "fast", "float32", 2, Settings(steps=4))
+        search_on(watch, TorchKernels(), "float32", 2, Settings(steps=4))
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +130,11 @@ def on_mps() -> set[str]:
 def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps, opt_name):
     assert "add.Tensor" in on_mps and "linalg_eig" not in on_mps
     used = set()
-    for form, precision in FORMS:
+    for kernels, precision in FORMS[:3]:
         with fake_device("mps", monkeypatch) as watch:
-            search_on(watch, form, precision, 2, Settings(steps=4, opt_name=opt_name))
+            search_on(
+                watch, kernels and kernels(), precision, 2, Settings(steps=4, opt_name=opt_name)
+            )
         used |= set(watch.operations)
         assert torch.float64 not in watch.dtypes
     assert len(used) > 20
@@ -117,9 +144,10 @@ def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps,
 @pytest.mark.parametrize("config", ["skip", "resnet"])
 def test_mps_has_every_operation_of_a_search_on_stylegan2(monkeypatch, on_mps, config):
     used = set()
-    for form, precision in FORMS:
+    for kernels, precision in STYLEGAN2_FORMS:
+        given = kernels and kernels(), precision, 2, Settings(steps=4)
         with fake_device("mps", monkeypatch) as watch:
-            search_on(watch, form, precision, 2, Settings(steps=4), small_stylegan2(config))
+            search_on(watch, *given, network=small_stylegan2(config))
         used |= set(watch.operations)
         assert torch.float64 not in watch.dtypes
     assert len(used) > 20
