@@ -13,8 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fast.synthesis import FastSynthesis, TorchKernels
+from fast.choose import FORMS
 from generators.load import Generator
+from generators.stylegan2 import StyleGAN2Synthesis
+from generators.stylegan3 import StyleGAN3Synthesis
 from PULSE import Search
 from search_settings import Settings
 from stylegan import G_synthesis
@@ -33,6 +35,12 @@ if torch.cuda.is_available():
     UNAVAILABLE = "there is a real CUDA device: test_on_cuda.py searches on it"
 
 META = torch.device("meta")
+SMALL = {  # networks by family
+    "stylegan1": lambda: G_synthesis(16, resolution=32, fmap_base=64, fmap_max=8),
+    "stylegan2": lambda: StyleGAN2Synthesis(32, 16, (8, 8, 8, 8)),
+    "stylegan3-t": lambda: StyleGAN3Synthesis(32, "stylegan3-t", 16, 128, 8, depth=4),
+    "stylegan3-r": lambda: StyleGAN3Synthesis(32, "stylegan3-r", 16, 128, 8, depth=4),
+}
 
 
 class Watch(TorchDispatchMode):
@@ -88,16 +96,16 @@ def fake_device(kind: str, monkeypatch):
 
 
 def search_on(
-    watch: Watch, form: str, precision: str, batch: int, settings: Settings, resolution: int = 32
+    watch: Watch, form: str, precision: str, batch: int, settings: Settings, family="stylegan1"
 ) -> None:
     """A whole search, its first two steps free to set things up, all others watched strictly."""
     with watch.device:
-        synthesis = G_synthesis(16, resolution=resolution, fmap_base=64, fmap_max=8)
+        synthesis = SMALL[family]()
         mean, std = torch.zeros(16), torch.ones(16)
     generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
     synthesize = synthesis
     if form == "fast":
-        synthesize = FastSynthesis(synthesis, TorchKernels(), precision)
+        synthesize = FORMS[family].fast(synthesis, FORMS[family].eager(), precision)
     watch.truth = not settings.opt_name.startswith("sgd")
     ref_im = torch.full((batch, 3, 16, 16), 0.5)
     search = Search(generator, synthesize, ref_im, settings, list(range(batch)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_device import UNAVAILABLE, fake_device, search_on
+from fake_device import SMALL, UNAVAILABLE, fake_device, search_on
 
 import PULSE
 from search_settings import OPTIMISERS, Settings
@@ -34,6 +34,14 @@ def test_a_search_on_cuda_waits_for_nothing_and_leaves_the_device_never(
 ):
     with fake_device("cuda", monkeypatch) as watch:
         search_on(watch, form, precision, 3, Settings(steps=4, opt_name=opt_name))
+    assert torch.float64 not in watch.dtypes
+
+
+@pytest.mark.parametrize("family", [name for name in SMALL if name != "stylegan1"])
+@pytest.mark.parametrize(("form", "precision"), FORMS)
+def test_so_does_one_with_a_later_network(monkeypatch, family, form, precision):
+    with fake_device("cuda", monkeypatch) as watch:
+        search_on(watch, form, precision, 3, Settings(steps=4), family)
     assert torch.float64 not in watch.dtypes
 
 
@@ -80,13 +88,16 @@ def on_mps() -> set[str]:
     return {name for name, has in known.items() if (known[has] if isinstance(has, str) else has)}
 
 
-@pytest.mark.parametrize("opt_name", OPTIMISERS)
-def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps, opt_name):
+@pytest.mark.parametrize(
+    ("family", "opt_name"),
+    [("stylegan1", name) for name in OPTIMISERS] + [(name, "adam") for name in list(SMALL)[1:]],
+)
+def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps, family, opt_name):
     assert "add.Tensor" in on_mps and "linalg_eig" not in on_mps
     used = set()
     for form, precision in FORMS:
         with fake_device("mps", monkeypatch) as watch:
-            search_on(watch, form, precision, 2, Settings(steps=4, opt_name=opt_name))
+            search_on(watch, form, precision, 2, Settings(steps=4, opt_name=opt_name), family)
         used |= set(watch.operations)
         assert torch.float64 not in watch.dtypes
     assert len(used) > 20
