@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from fast.choose import FORMS
 from fast.synthesis import Kernels
 from generators.load import Generator
+from generators.stylegan2 import StyleGAN2Synthesis
+from generators.stylegan3 import StyleGAN3Synthesis
 from PULSE import Search
 from search_settings import Settings
 from stylegan import G_synthesis
@@ -35,6 +37,24 @@ if torch.cuda.is_available():
     UNAVAILABLE = "there is a real CUDA device: test_on_cuda.py searches on it"
 
 META = torch.device("meta")
+
+
+def _stylegan2(**config) -> StyleGAN2Synthesis:
+    return StyleGAN2Synthesis(32, 16, (8, 8, 8, 8), **config)
+
+
+def _stylegan3(family: str) -> StyleGAN3Synthesis:
+    return StyleGAN3Synthesis(32, family, 16, 128, 8, depth=4)
+
+
+LATER = {  # networks by family and what is special about them
+    "stylegan2 skip": _stylegan2,
+    "stylegan2 without-noise": lambda: _stylegan2(use_noise=False),
+    "stylegan2 resnet": lambda: _stylegan2(architecture="resnet", conv_clamp=256),
+    "stylegan2 orig": lambda: _stylegan2(architecture="orig", conv_clamp=256),
+    "stylegan3-t": lambda: _stylegan3("stylegan3-t"),
+    "stylegan3-r": lambda: _stylegan3("stylegan3-r"),
+}
 
 
 class Watch(TorchDispatchMode):

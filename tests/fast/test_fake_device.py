@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_device import UNAVAILABLE, fake_device, search_on
+from fake_device import LATER, UNAVAILABLE, fake_device, search_on
 
 import PULSE
+from fast import choose
 from fast.cuda import TritonKernels
-from fast.stylegan2_kernels import TorchStyleGAN2Kernels
 from fast.synthesis import TorchKernels
-from generators.stylegan2 import StyleGAN2Synthesis
 from search_settings import OPTIMISERS, Settings
 
 pytestmark = [
@@ -27,17 +26,7 @@ FORMS = [
     (TritonKernels, "float32"),
     (TritonKernels, "bfloat16"),
 ]
-STYLEGAN2_FORMS = [
-    (None, "float32"),
-    (TorchStyleGAN2Kernels, "float32"),
-    (TorchStyleGAN2Kernels, "bfloat16"),
-]
-STYLEGAN2 = {
-    "skip": {},
-    "skip, without noise": {"use_noise": False},
-    "resnet": {"architecture": "resnet", "conv_clamp": 256},
-    "orig": {"architecture": "orig", "conv_clamp": 256},
-}
+PRECISIONS = [("plain", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
 FAULTS = {
     "a number is read": lambda search: search.rate.item(),
     "an index lies on the CPU": lambda search: search.rates.index_select(
@@ -77,17 +66,18 @@ def test_so_does_a_search_of_other_shapes(monkeypatch, batch, settings):
         search_on(watch, TorchKernels(), "float32", batch, Settings(steps=4, **settings))
 
 
-def small_stylegan2(config: str):
-    return lambda: StyleGAN2Synthesis(32, 16, [8, 8, 8, 8], **STYLEGAN2[config])
-
-
-@pytest.mark.parametrize("config", STYLEGAN2)
-@pytest.mark.parametrize(("kernels", "precision"), STYLEGAN2_FORMS)
-def test_so_does_a_search_on_stylegan2(monkeypatch, kernels, precision, config):
-    given = kernels and kernels(), precision, 2, Settings(steps=4)
-    with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, *given, network=small_stylegan2(config))
+def search_later(watch, name: str, form: str, precision: str) -> None:
+    """A search on one of LATER."""
+    kernels = choose.FORMS[name.split()[0]].eager() if form == "fast" else None
+    search_on(watch, kernels, precision, 2, Settings(steps=4), network=LATER[name])
     assert torch.float64 not in watch.dtypes
+
+
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize(("form", "precision"), PRECISIONS)
+def test_so_does_a_search_on_a_later_network(monkeypatch, name, form, precision):
+    with fake_device("cuda", monkeypatch) as watch:
+        search_later(watch, name, form, precision)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -141,14 +131,12 @@ def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps,
     assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps
 
 
-@pytest.mark.parametrize("config", ["skip", "resnet"])
-def test_mps_has_every_operation_of_a_search_on_stylegan2(monkeypatch, on_mps, config):
+@pytest.mark.parametrize("name", LATER)
+def test_mps_has_every_operation_of_a_search_on_a_later_network(monkeypatch, on_mps, name):
     used = set()
-    for kernels, precision in STYLEGAN2_FORMS:
-        given = kernels and kernels(), precision, 2, Settings(steps=4)
+    for form, precision in PRECISIONS:
         with fake_device("mps", monkeypatch) as watch:
-            search_on(watch, *given, network=small_stylegan2(config))
+            search_later(watch, name, form, precision)
         used |= set(watch.operations)
-        assert torch.float64 not in watch.dtypes
     assert len(used) > 20
     assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps
