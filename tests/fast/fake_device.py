@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fast.synthesis import FastSynthesis, Kernels
+from fast.choose import FORMS
+from fast.synthesis import Kernels
 from generators.load import Generator
+from generators.stylegan2 import StyleGAN2Synthesis
+from generators.stylegan3 import StyleGAN3Synthesis
 from PULSE import Search
 from search_settings import Settings
 from stylegan import G_synthesis
@@ -33,6 +37,24 @@ if torch.cuda.is_available():
     UNAVAILABLE = "there is a real CUDA device: test_on_cuda.py searches on it"
 
 META = torch.device("meta")
+
+
+def _stylegan2(**config) -> StyleGAN2Synthesis:
+    return StyleGAN2Synthesis(32, 16, (8, 8, 8, 8), **config)
+
+
+def _stylegan3(family: str) -> StyleGAN3Synthesis:
+    return StyleGAN3Synthesis(32, family, 16, 128, 8, depth=4)
+
+
+LATER = {  # networks by family and what is special about them
+    "stylegan2 skip": _stylegan2,
+    "stylegan2 without-noise": lambda: _stylegan2(use_noise=False),
+    "stylegan2 resnet": lambda: _stylegan2(architecture="resnet", conv_clamp=256),
+    "stylegan2 orig": lambda: _stylegan2(architecture="orig", conv_clamp=256),
+    "stylegan3-t": lambda: _stylegan3("stylegan3-t"),
+    "stylegan3-r": lambda: _stylegan3("stylegan3-r"),
+}
 
 
 class Watch(TorchDispatchMode):
@@ -97,19 +119,21 @@ def search_on(
     width: int = 16,
     side: int = 16,
     watched: set[int] | None = None,
+    network: Callable[[], torch.nn.Module] | None = None,
     **layout: int,
 ) -> None:
     """A whole search, its first two steps free to set things up, all others, or only those named,
     watched strictly. kernels: of the fast form; None is the plain network. side: pixels of the LR.
+    network: makes what draws, of that width, in place of a G_synthesis of `layout`.
     """
     layout = {"resolution": 32, "fmap_base": 64, "fmap_max": 8} | layout
     with watch.device:
-        synthesis = G_synthesis(width, **layout)
+        synthesis = G_synthesis(width, **layout) if network is None else network()
         mean, std = torch.zeros(width), torch.ones(width)
     generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
     synthesize = synthesis
     if kernels is not None:
-        synthesize = FastSynthesis(synthesis, kernels, precision)
+        synthesize = FORMS[synthesis.family].fast(synthesis, kernels, precision)
     watch.truth = not settings.opt_name.startswith("sgd")
     ref_im = torch.full((batch, 3, side, side), 0.5)
     search = Search(generator, synthesize, ref_im, settings, list(range(batch)))

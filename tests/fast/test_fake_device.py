@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_device import UNAVAILABLE, fake_device, search_on
+from fake_device import LATER, UNAVAILABLE, fake_device, search_on
 
 import PULSE
+from fast import choose
 from fast.cuda import TritonKernels
 from fast.synthesis import TorchKernels
 from search_settings import OPTIMISERS, Settings
@@ -25,6 +26,7 @@ FORMS = [
     (TritonKernels, "float32"),
     (TritonKernels, "bfloat16"),
 ]
+PRECISIONS = [("plain", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
 FAULTS = {
     "a number is read": lambda search: search.rate.item(),
     "an index lies on the CPU": lambda search: search.rates.index_select(
@@ -62,6 +64,20 @@ def test_a_search_on_cuda_waits_for_nothing_and_leaves_the_device_never(
 def test_so_does_a_search_of_other_shapes(monkeypatch, batch, settings):
     with fake_device("cuda", monkeypatch) as watch:
         search_on(watch, TorchKernels(), "float32", batch, Settings(steps=4, **settings))
+
+
+def search_later(watch, name: str, form: str, precision: str) -> None:
+    """A search on one of LATER."""
+    kernels = choose.FORMS[name.split()[0]].eager() if form == "fast" else None
+    search_on(watch, kernels, precision, 2, Settings(steps=4), network=LATER[name])
+    assert torch.float64 not in watch.dtypes
+
+
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize(("form", "precision"), PRECISIONS)
+def test_so_does_a_search_on_a_later_network(monkeypatch, name, form, precision):
+    with fake_device("cuda", monkeypatch) as watch:
+        search_later(watch, name, form, precision)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -111,5 +127,16 @@ def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps,
             )
         used |= set(watch.operations)
         assert torch.float64 not in watch.dtypes
+    assert len(used) > 20
+    assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_mps_has_every_operation_of_a_search_on_a_later_network(monkeypatch, on_mps, name):
+    used = set()
+    for form, precision in PRECISIONS:
+        with fake_device("mps", monkeypatch) as watch:
+            search_later(watch, name, form, precision)
+        used |= set(watch.operations)
     assert len(used) > 20
     assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps
