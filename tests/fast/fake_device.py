@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fast.synthesis import FastSynthesis, TorchKernels
+from generators.fit import Fit
 from generators.load import Generator
 from PULSE import Search
 from search_settings import Settings
@@ -100,7 +101,10 @@ def search_on(
         synthesize = FastSynthesis(synthesis, TorchKernels(), precision)
     watch.truth = not settings.opt_name.startswith("sgd")
     ref_im = torch.full((batch, 3, 16, 16), 0.5)
-    search = Search(generator, synthesize, ref_im, settings, list(range(batch)))
+    with watch.device:
+        L = synthesis.num_layers
+        fit = Fit(torch.zeros(16, 3 * 16 * 16), torch.zeros(8, L, 16), torch.zeros(L))
+    search = Search(generator, synthesize, ref_im, settings, list(range(batch)), fit=fit)
     try:
         for step in range(settings.steps):
             watch.strict = step >= 2
