@@ -52,7 +52,7 @@ class Fit:
 
     gain: Tensor  # K, (d, 3·side²)
     gradients: Tensor  # (N, L, d): g of every picture and layer
-    noise: Tensor  # (L,): the mean of g² for the noise maps
+    noise: Tensor  # the mean of g² for each noise map
 
     @property
     def side(self) -> int:
@@ -102,7 +102,7 @@ def fit_generator(
     """A Fit to a generator that `synthesize` draws for, on its device, for LR of `side` pixels."""
     device, L, d = generator.mean.device, generator.num_layers, generator.dlatent_size
     random = torch.Generator().manual_seed(seed)
-    latents, pictures, gradients, squares = [], [], [], torch.zeros(L, device=device)
+    latents, pictures, gradients, squares = [], [], [], []
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random).to(device)
@@ -123,7 +123,7 @@ def fit_generator(
             along = (x * normal(*x.shape)).sum()  # uᵀx
             found = torch.autograd.grad(along, [each, *maps], materialize_grads=True)
             gradients.append(found[0])
-            squares += number * torch.stack([g.square().mean() for g in found[1:]])
+            squares.append([g.square().mean().item() * number for g in found[1:]])
         latents.append(v[:, 0])
         pictures.append(x.detach().flatten(1))
         bar.update(number)
@@ -134,7 +134,8 @@ def fit_generator(
     C_vx, C_xx = v.T @ x / len(x), x.T @ x / len(x)
     gain = torch.linalg.solve(C_xx + PIXEL_VARIANCE * identity, C_vx.T).T
     g = torch.cat(gradients)
-    return Fit(gain.float().contiguous().to(device), g, squares / len(g))
+    noise = torch.tensor(squares).sum(0).to(device) / len(g)
+    return Fit(gain.float().contiguous().to(device), g, noise)
 
 
 def cached_fit(
