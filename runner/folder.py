@@ -261,6 +261,7 @@ class Run:
         last = 0.0
         name = batch[0].job.name + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
         eps, steps = self.settings.eps, self.settings.steps
+        most = "at most " if self.settings.until == "eps" else ""
 
         def on_step(step: int, figures: Figures) -> None:
             nonlocal last
@@ -268,7 +269,7 @@ class Run:
                 last = time.monotonic()
                 self.progress.live(
                     f"{name}: L2 {figures['L2'].max().item():.5f} (eps {eps:g}), "
-                    f"step {step + 1} of {steps}",
+                    f"step {step + 1} of {most}{steps}",
                     len(batch) * self.process.size * (step + 1) / steps,
                 )
 
