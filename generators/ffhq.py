@@ -146,28 +146,31 @@ def _require(part: str, network, network_class, path: Path) -> None:
 
 def _read(files: tuple[RemoteFile, ...], paths: list[Path]) -> Networks:
     """The networks of whole files. Raises: UserError where a file is not what it was."""
-    for file, path in zip(files, paths, strict=True):
-        if not (file.sha256 or file.git_blob_sha1):
-            _hold_against_first_load(path)
+    pairs = zip(files, paths, strict=True)
+    unchecked = [path for file, path in pairs if not (file.sha256 or file.git_blob_sha1)]
+    digests = [_held_against_first_load(path) for path in unchecked]
     networks = read_networks(*paths)
     _require("synthesis", networks.synthesis, G_synthesis, paths[0])
     _require("mapping", networks.mapping, G_mapping, paths[-1])
+    for path, digest in zip(unchecked, digests, strict=True):
+        if not _kept_digest(path).is_file():  # only now: a wrong file must not hold
+            tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
+            with atomic_write(_kept_digest(path)) as note:
+                note.write(f"{digest}  {path.name}\n".encode())
     return networks
 
 
-def _hold_against_first_load(path: Path) -> None:
-    """Where no checksum is public, that of the first good file is printed, kept, and holds.
+def _kept_digest(path: Path) -> Path:
+    """Where the SHA-256 of a file is kept once it was loaded: no checksum of it is public."""
+    return path.with_name(path.name + ".sha256")
 
-    Raises: UserError where the file has changed since.
-    """
-    kept = path.with_name(path.name + ".sha256")
-    digest = sha256(path)
-    if not kept.is_file():
-        tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
-        with atomic_write(kept) as file:
-            file.write(f"{digest}  {path.name}\n".encode())
-    elif kept.read_text().split()[:1] != [digest]:
+
+def _held_against_first_load(path: Path) -> str:
+    """The SHA-256 of a file. Raises: UserError where it has changed since it was first loaded."""
+    kept, digest = _kept_digest(path), sha256(path)
+    if kept.is_file() and kept.read_text().split()[:1] != [digest]:
         raise UserError(
             f"{path} has changed since it was first loaded (its SHA-256 is no longer that in "
             f"{kept.name}): delete both, then run again"
         )
+    return digest
