@@ -30,6 +30,7 @@ flags: .venv/installed
 stress: .venv/installed
 	$(BIN)/python tests/stress.py
 	$(BIN)/python tests/stress_evaluate.py
+	$(BIN)/python tests/stress_readers.py
 	$(BIN)/python -m pytest -m slow
 
 clean:
