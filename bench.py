@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import stylegan3_steps
 from benchmarks.hardware import machine_rates, processor
 from benchmarks.search_quality import compare
 from benchmarks.step_profile import profile
@@ -51,7 +52,7 @@ from search_settings import PRECISIONS
 from stylegan import G_synthesis
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("steps", "start", "runs", "faces", "profile")
+PARTS = ("steps", "stylegan3", "start", "runs", "faces", "profile")
 ON_REQUEST = ("faces", "profile")  # parts that are not measured unless they are named
 
 
@@ -147,6 +148,54 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
     return rows
 
 
+def measure_stylegan3(args, device: torch.device, cache_dir: Path) -> list[dict]:
+    """The table of StyleGAN3's steps, batch 1, printed row by row."""
+    precisions = sorted({row.precision for row in rows_for(device, [1])[2:]}, reverse=True)
+    formulations = ["eager", "compiled"] if device.type == "cpu" else ["eager"]
+    rows = []
+    print(
+        f"{'network':18}{'formulation':16}{'precision':10}{'ms/step':>9}{'peak MB':>9}"
+        f"{'x faster':>9}{'x floor':>8}",
+        flush=True,
+    )
+    rates = {each: max(machine_rates(device, each).values()) for each in precisions}
+    for family, resolution in stylegan3_steps.SHAPES:
+        needed, first = 2 * stylegan3_steps.published(family, resolution).multiply_adds, None
+        for form, precision in stylegan3_steps.rows_for(resolution, precisions, formulations):
+            request = {
+                "family": family,
+                "resolution": resolution,
+                "formulation": form,
+                "precision": precision,
+                "device_name": str(device),
+                "repeats": args.repeats if form in formulations else 1,
+                "cache_dir": str(cache_dir),
+            }
+            name = f"{family} {resolution}"
+            try:
+                _, text = in_process("-m", "benchmarks.stylegan3_steps", json.dumps(request))
+                figures = json.loads(text.splitlines()[-1])
+            except (RuntimeError, ValueError) as error:
+                print(f"{name:18}{form:16}{precision:10}  {escaped(error)}")
+                continue
+            seconds = statistics.median(figures["seconds"])
+            first = first or seconds
+            figures |= {
+                **request,
+                "median": seconds,
+                "times_faster": first / seconds if resolution == 256 else None,
+                "times_floor": seconds * rates[precision] / needed,
+            }
+            faster = f"{first / seconds:9.2f}" if resolution == 256 else f"{'':9}"
+            rows.append(figures)
+            print(
+                f"{name:18}{form:16}{precision:10}{1e3 * seconds:9.0f}{figures['peak_mb']:9.0f}"
+                f"{faster}{figures['times_floor']:8.2f}",
+                flush=True,
+            )
+    return rows
+
+
 def show_time(figures: dict, name: str, seconds: float) -> None:
     figures[name] = seconds
     print(f"{name:60}{seconds:8.1f} s", flush=True)
@@ -234,10 +283,10 @@ def parser() -> Parser:
     )
     flags.flag(
         "parts",
-        "of steps, start, runs, faces and profile (of a CPU)",
+        "of steps, stylegan3 (its steps, minutes on a CPU), start, runs, faces, profile (of a CPU)",
         nargs="+",
         choices=PARTS,
-        shown="steps start runs",
+        shown="steps stylegan3 start runs",
     )
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
     flags.flag("steps", "of each search of that part", STEPS, type=int)
@@ -278,6 +327,8 @@ def main() -> int:
             random_generator(file, args.resolution)
         if "steps" in args.parts:
             figures["steps"] = measure_steps(args, device, file, folder / "cache")
+        if "stylegan3" in args.parts:
+            figures["stylegan3"] = measure_stylegan3(args, device, folder / "cache")
         if "start" in args.parts:
             figures["start"] = measure_start(device, file, folder)
         if "runs" in args.parts:

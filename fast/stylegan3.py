@@ -18,7 +18,6 @@ D·∂/∂D = P − b·Σ ∂/∂u.
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -94,7 +93,8 @@ class FastStyleGAN3:
         self.dtype = dtype_of(precision)
         self.device = network.input.weight.device
         self.output_scale = network.output_scale
-        self.input = copy.deepcopy(network.input).requires_grad_(False)
+        self.input = network.input
+        self.of_input = {name: t.detach().clone() for name, t in self.input.state_dict().items()}
         with torch.no_grad():
             self.layers = [Layer(layer, self.dtype) for layer in network.layers]
 
@@ -110,7 +110,7 @@ class FastStyleGAN3:
             w = torch.cat([w, w[-1:].expand(padding, -1, -1)])
         styles = [layer.style(w[:, i + 1]) for i, layer in enumerate(self.layers)]
         scales = [s for s, _ in styles] + [D for _, D in styles[:-1]]
-        features = self.input(w[:, 0])
+        features = torch.func.functional_call(self.input, self.of_input, (w[:, 0],))
         with convolutions_in(self.precision, self.device):
             picture = _Synthesis.apply(self, torch.is_grad_enabled(), features, *scales)
         return picture[:B] if padding else picture

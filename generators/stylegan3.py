@@ -91,7 +91,9 @@ class FourierInput(nn.Module):
         phases = self.phases + (self.freqs @ M[:, :, 2:]).squeeze(2)  # (B, C)
         freqs = self.freqs @ M[:, :, :2]  # (B, C, 2)
         # what is turned and stretched out of the band fades out towards half the sampling rate
-        excess = (freqs.norm(dim=2) - self.bandwidth) / (self.rate / 2 - self.bandwidth)
+        excess = (torch.linalg.vector_norm(freqs, dim=2) - self.bandwidth) / (
+            self.rate / 2 - self.bandwidth
+        )
         amplitudes = (1 - excess).clamp(0, 1)  # (B, C)
         at = torch.arange(self.size, dtype=w.dtype, device=w.device)
         at = (at + 0.5 - self.size / 2) / self.rate
