@@ -28,7 +28,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 
 # How a file begins that torch.save wrote before PyTorch 1.6: a pickle of its magic number.
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -86,6 +86,8 @@ def load_torch(source: Path | BinaryIO) -> object:
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or hostile file provokes
+        if is_mistake(error):
+            raise
         if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
             words = f"cannot be read: it asks for {unsafe[1]}, which no generator needs"
         else:
@@ -149,6 +151,8 @@ def unpickle(file: BinaryIO, *stand_ins: StandIns) -> object:
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or hostile file provokes
+        if is_mistake(error):
+            raise
         reason = str(error).split("\n")[0][:80] or type(error).__name__
         raise UserError(f"is a damaged pickle ({reason}): fetch it again") from None
 
