@@ -43,7 +43,9 @@ REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 # waits for the other at every layer: then they are five times slower.
 ONE_THREAD = 1_000_000_000
 
-LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
+# Pixels from which single pictures exceed what glibc keeps by itself, 32 MB. What StyleGAN3 keeps
+# for the gradient has twice the pixels and up to 1024 channels.
+LARGE, LARGE_STYLEGAN3 = 512, 128
 
 
 class Form(NamedTuple):
@@ -53,9 +55,10 @@ class Form(NamedTuple):
     eager: Callable[[], Kernels]  # PyTorch's own operations
     on_cpu: ModuleType  # whose `load` compiles kernels
     on_cuda: ModuleType | None = None
+    large: int = LARGE
 
 
-STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu)
+STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu, large=LARGE_STYLEGAN3)
 FORMS = {
     "stylegan1": Form(FastSynthesis, TorchKernels, cpu, inductor),
     "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu),
@@ -104,7 +107,8 @@ class FastForms:
         """What searches of so many steps are computed with. With `auto`, a formulation `like` that
         of an earlier search is followed on a CPU, where a picture is the same only in the same one.
         """
-        if self.device.type == "cpu" and self.synthesis.resolution >= LARGE:
+        large = self._form.large if self._form is not None else LARGE
+        if self.device.type == "cpu" and self.synthesis.resolution >= large:
             keep_freed_memory()
         wanted = self.compile == "on"
         if self.compile == "auto" and self.device.type == "cpu":
