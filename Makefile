@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo_run
 
-.PHONY: demo bench test lint flags stress clean
+.PHONY: demo app bench test lint flags stress clean
 
 # A photograph in, imaginary faces out: ends by saying where the picture is that shows them.
 demo: .venv/installed
@@ -10,6 +10,10 @@ demo: .venv/installed
 	$(BIN)/python align_face.py -input_dir $(RUN)/photographs -output_dir $(RUN)/input -output_size 16
 	$(BIN)/python run.py -input_dir $(RUN)/input -output_dir $(RUN)/results -generator demo \
 	  -duplicates 4 -seed 0 -sheet -animation gif -overwrite
+
+# A page in the browser: drop a photograph, watch the search. Ctrl-C ends it.
+app: .venv/app-installed
+	$(BIN)/python demo/app.py -open
 
 # How fast a search is here; let nothing else run. Five minutes on two cores, more on slow ones.
 bench: .venv/installed
@@ -27,9 +31,10 @@ flags: .venv/installed
 	$(BIN)/python docs/write_flags.py
 
 # Time and memory, printed: figures, not tests. Then the tests that take minutes each.
-stress: .venv/installed
+stress: .venv/app-installed
 	$(BIN)/python tests/stress.py
 	$(BIN)/python tests/stress_evaluate.py
+	$(BIN)/python tests/stress_page.py
 	$(BIN)/python -m pytest -m slow
 
 clean:
@@ -41,4 +46,8 @@ clean:
 	  { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	touch $@
+
+.venv/app-installed: .venv/installed requirements-app.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-app.txt
 	touch $@

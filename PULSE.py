@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,6 @@ from SphericalOptimizer import SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
 Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)
-
-warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 
 @dataclass(frozen=True)
@@ -251,7 +248,7 @@ class PULSE:
     device: `auto`, `cuda`, `mps` or `cpu`.
     cache_dir: where weights, prior fits and compiled code are kept. compile: `auto`, `on` or `off`.
     precision: `float32`, `tf32` or `bfloat16`, of the network's convolutions; None is PyTorch's own
-    choice (fast/choose.py). progress: tell of downloads on stderr.
+    choice (fast/choose.py). progress: tell of downloads, as drive.open_url does.
 
     Raises: UserError where no generator or no device can be had under that name, or for an unknown
     `compile` or `precision`.
@@ -264,7 +261,7 @@ class PULSE:
         cache_dir: str | os.PathLike = "cache",
         compile: str = "auto",
         precision: str | None = None,
-        progress: bool = True,
+        progress: bool | Callable = True,
         label: int | None = None,
     ):
         self.device = choose_device(device)

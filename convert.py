@@ -33,9 +33,9 @@ def main() -> int:
         raise UserError(f"{args.o} exists: give another name, or -overwrite")
     # only now, so that -h does not wait for PyTorch
     from generators.formats import read_networks
-    from generators.load import DEMO, describe, generator_of, save_generator
+    from generators.load import describe, generator_of, save_generator, weight_file
 
-    networks = read_networks(DEMO if args.file == "demo" else Path(args.file))
+    networks = read_networks(weight_file(args.file))
     tell(*describe(networks))
     if args.o is None or args.info:
         return OK

@@ -95,13 +95,14 @@ def open_url(
     check: Callable[[Path], None] | None = None,
     answer_within: float = 20.0,
     total_time: float = 6 * 3600.0,
-    progress: bool = True,
+    progress: bool | Callable = True,
 ) -> Path:
     """The path in cache_dir of a whole and verified file, downloaded if it is not there yet.
 
     check: called with a fresh download under its temporary name; a ValueError refuses the download.
     answer_within: seconds, over all sources, until a first server must have answered.
-    total_time: seconds for everything. progress: on stderr, a bar on a terminal, else one line.
+    total_time: seconds for everything. progress: on stderr, a bar on a terminal, else one line; a
+    function is called as progress(name, bytes so far, bytes in all or None), too.
     Raises: UserError if no source gave the file, if the cached one is damaged, or if cache_dir
     cannot hold it.
     """
@@ -179,7 +180,7 @@ class _Budget:
         return min(self.ends, self.answer_by) - time.monotonic()
 
 
-def _fetch(file: RemoteFile, cache_dir: Path, check, budget: _Budget, progress: bool) -> Path:
+def _fetch(file: RemoteFile, cache_dir: Path, check, budget: _Budget, progress) -> Path:
     parts = [_Part(cache_dir, file, source) for source in file.sources]
     failures = []
     for i, part in enumerate(parts):
@@ -216,7 +217,7 @@ class _Part:
         for path in (self.path, self.version, self.finished):
             path.unlink(missing_ok=True)
 
-    def complete(self, check, budget: _Budget, progress: bool):
+    def complete(self, check, budget: _Budget, progress):
         """Downloads until the file is whole and verified, in a bounded number of attempts."""
         for attempt in range(ATTEMPTS):
             try:
@@ -246,7 +247,7 @@ class _Part:
         except ValueError as error:
             raise _Fault(str(error).rstrip(".") or "refused by its check") from None
 
-    def download(self, budget: _Budget, progress: bool):
+    def download(self, budget: _Budget, progress):
         """One attempt to bring the part to its whole length."""
         version = self.version.read_text("latin-1") if self.version.exists() else ""
         # Without any of these, nothing would show if the server's file had changed since.
@@ -270,7 +271,7 @@ class _Part:
                 raise _Failure("sent an encoded body although none was asked for")
             self.receive(response, body, progress)
 
-    def receive(self, response, body: Iterator[bytes], progress: bool):
+    def receive(self, response, body: Iterator[bytes], progress):
         """Appends a response's body to the part and checks its length."""
         from tqdm import tqdm
 
@@ -287,7 +288,7 @@ class _Part:
             etag = given.get("ETag", "W/")  # a weak one (W/…) does not promise the same bytes
             version = given.get("Last-Modified", "") if etag.startswith("W/") else etag
             self.version.write_text(version, "latin-1")
-        bar = progress and sys.stderr.isatty()
+        bar = progress is True and sys.stderr.isatty()
         if progress and not bar:
             size = "" if total is None else f" ({_amount(total)})"
             host = urlsplit(response.url).hostname
@@ -299,6 +300,7 @@ class _Part:
                     out.write(chunk)
                     done += len(chunk)
                     shown.update(len(chunk))
+                    callable(progress) and progress(name, done, total)
                 if done < (total or 0):
                     raise _Failure("the connection broke", again=True)
             except _Failure as broken:

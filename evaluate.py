@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cli.command import OK, SOME_REFUSED, Parser, run_command
 from cli.errors import UserError
+from cli.guest import as_found
 from cli.progress import Progress, tell
 from evaluation.options import EvaluateOptions
 from safe_files import atomic_write
@@ -51,8 +52,6 @@ def main() -> int:
     from evaluation.report import cards_of, write_report
     from evaluation.results import NO_LR, PictureFolder, Problems, read_groups, read_results
 
-    # Threads that wait for each other cost more than they give where pictures are small.
-    torch.set_num_threads(min(options.threads, os.cpu_count() or 1))
     problems = Problems()
     by_input = read_results(runs, problems)
     if not by_input:
@@ -68,10 +67,13 @@ def main() -> int:
     clean = PictureFolder(options.clean, "-clean") if options.clean else None
     evaluation = Evaluation(problems, lr, hr, clean, groups)
     progress = Progress(len(by_input), "input")
-    for results in by_input:
-        progress.live(f"evaluating the results of {results[0].input}")
-        evaluation.measure(results)
-        progress.advance()
+    with as_found():
+        # Threads that wait for each other cost more than they give where pictures are small.
+        torch.set_num_threads(min(options.threads, os.cpu_count() or 1))
+        for results in by_input:
+            progress.live(f"evaluating the results of {results[0].input}")
+            evaluation.measure(results)
+            progress.advance()
     progress.close()
     for line in problems.lines():
         tell(line, file=sys.stderr)
@@ -88,7 +90,7 @@ def main() -> int:
     markdown = [f"# {title}\n", *map(tables.as_markdown, shown), *(f"{line}\n" for line in notes)]
     texts = {
         "json": tables.as_json(document),
-        "csv": tables.as_csv(evaluation.rows),
+        "csv": "\ufeff" + tables.as_csv(evaluation.rows),  # the mark by which Excel knows UTF-8
         "markdown": "\n".join(markdown),
     }
     try:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from cli.command import OK, SOME_REFUSED, Parser, run_command
 from cli.errors import UserError
+from cli.guest import as_found
 from cli.progress import tell
 from evaluation.options import StudyOptions
 
@@ -46,14 +47,15 @@ def main() -> int:
     from evaluation.results import PictureFolder
     from evaluation.study import Study, check_folders, choose, write_study
 
-    torch.set_num_threads(1)  # the searches need the cores
     check_folders(options)
     lr = PictureFolder(options.input_dir, "-input_dir")
     side = side_of(lr)
     options, chosen = choose(options)
     study = Study(options, chosen, lr)
     try:
-        rows = study.run(side)
+        with as_found():
+            torch.set_num_threads(1)  # the searches need the cores
+            rows = study.run(side)
         if not rows:
             tell("experiments.py: error: no experiment has a result", file=sys.stderr)
             return SOME_REFUSED

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from cli.command import OK, SOME_REFUSED, Parser, run_command
 from cli.errors import UserError
+from cli.guest import as_found
 from cli.progress import count, some, tell
 from runner.distributed import launched
 from runner.options import RunOptions
@@ -143,7 +144,8 @@ def main() -> int:
     if options.render:
         from runner.render import render_files
 
-        return render_files(options) if first else OK
+        with as_found():
+            return render_files(options) if first else OK
     pictures = find_pictures(options)
 
     from runner.distributed import join, lock_folder
@@ -155,7 +157,7 @@ def main() -> int:
     output_dir = options.output_dir
     process = join()
     run = Run(options, settings, pictures, process)
-    with contextlib.ExitStack() as stack:
+    with as_found(), contextlib.ExitStack() as stack:
 
         def prepare() -> int:
             existed = output_dir.is_dir()

@@ -25,9 +25,9 @@ class Optimiser(NamedTuple):
 
 OPTIMISERS = {
     "sgd": Optimiser("SGD", {}, {"fused": True}),
-    "adam": Optimiser("Adam", {}, {"capturable": True}),
+    "adam": Optimiser("Adam", {}, {"capturable": True, "foreach": True}),
     "sgdm": Optimiser("SGD", {"momentum": 0.9}, {"fused": True}),
-    "adamax": Optimiser("Adamax", {}, {"capturable": True}),
+    "adamax": Optimiser("Adamax", {}, {"capturable": True, "foreach": True}),
 }
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")

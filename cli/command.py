@@ -7,15 +7,19 @@ too. Imports nothing heavy, so that `-h` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from cli.errors import UserError, escaped
+from cli.guest import owns_process
 from cli.progress import tell
 
 # Exit statuses of every command.
@@ -83,47 +87,98 @@ class Stopped(BaseException):
         self.signum = signum
 
 
-def stop_on_signals() -> None:
-    """Ctrl-C and SIGTERM raise Stopped where the program stands; a second one ends it at once."""
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM raise Stopped where the program stands, and a second one ends it
+    at once: by os._exit in a process of its own, which stays so; else, a guest, by what the process
+    did before, which is restored.
 
-    def stop(signum, frame):
-        end_on_signals()
-        raise Stopped(signum)
+    Outside the main thread, where signals never arrive, nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    found = {number: signal.getsignal(number) for number in numbers}
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop)
+    def let_go() -> None:
+        for number, handler in found.items():
+            if owns_process():  # nobody is left to catch what a handler raises
+                handler = end_at_once
+            if handler is not None:  # None: not Python's, and cannot be put back
+                signal.signal(number, handler)
+
+    def stop(number, frame):
+        let_go()
+        raise Stopped(number)
+
+    try:
+        for number in numbers:
+            signal.signal(number, stop)
+        yield
+    finally:
+        let_go()
 
 
-def end_on_signals() -> None:
-    """Ctrl-C and SIGTERM end the program at once."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda signum, frame: os._exit(128 + signum))
+def end_at_once(number, frame) -> NoReturn:
+    """A signal's handler."""
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def usable_streams() -> Iterator[None]:
+    """Within, stdout and stderr exist, even where they were closed before the start, and what they
+    cannot encode, such as a file name, is escaped.
+    """
+    ours = owns_process()
+    if ours:
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass  # else a file of ours would get the number, and what a library prints
+        os.close(number)
+    with contextlib.ExitStack() as restore:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:
+                restore.callback(setattr, sys, name, None)
+                setattr(sys, name, restore.enter_context(open(os.devnull, "w")))
+            elif hasattr(stream, "reconfigure"):
+                if not ours:
+                    restore.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="backslashreplace")
+        yield
 
 
 def run_command(main) -> NoReturn:
-    """Exit with what `main()` returns; an UserError or a signal is one line, not a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot encode is no end
-            stream.reconfigure(errors="backslashreplace")
+    """Exit with what `main()` returns; an UserError or a signal is one line, not a traceback.
+
+    In a process that goes on afterwards, as a notebook's does, everything is left as it was found.
+    """
+    with usable_streams():
+        sys.exit(status_of(main))
+
+
+def status_of(main) -> int:
+    """The exit status of a command, after what there is to say of an error or a signal."""
     program = Path(sys.argv[0]).name
     try:
-        stop_on_signals()
-        status = main()
-        sys.stdout.flush()
+        with stopping_on_signals():
+            status = main()
+            sys.stdout.flush()
+            return status
     except UserError as error:
         first, *more = error.lines
         tell(f"{program}: error: {first}", *more, file=sys.stderr)
-        status = UNUSABLE
-    except Stopped as stopped:
+        return UNUSABLE
+    except (Stopped, KeyboardInterrupt) as stopped:  # the latter: the second one, of a guest
         if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
-            print(
-                f"\n{program}: stopped; what is finished is kept, the same command goes on from "
+            tell("", file=sys.stderr)
+            tell(
+                f"{program}: stopped; what is finished is kept, the same command goes on from "
                 f"there",
                 file=sys.stderr,
             )
-        status = 128 + stopped.signum
+        return 128 + getattr(stopped, "signum", signal.SIGINT)
     except BrokenPipeError:  # `run.py | head` closed our output: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = OK
-    end_on_signals()  # nobody is left to catch what a handler raises
-    sys.exit(status)
+        if owns_process():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 MODULES = (
     *("run", "align_face", "evaluate", "experiments", "bench", "convert"),
-    *("training.train", "training.grow", "training.export", "training.score"),
+    *("training.train", "training.grow", "training.export", "training.score", "demo.app"),
 )
 HEAD = """\
 # Every flag

@@ -2,8 +2,8 @@
 
 `plain` is the reference, which no search uses: stylegan.py, or what stands in generators/ for later
 families. `eager` is the family's fast form with PyTorch's own operations; `compiled` is the same
-with C on a CPU, and of StyleGAN1 with torch.compile on CUDA. There, steps are also launched as a
-whole (cuda_graph.py).
+with C on a CPU, and on CUDA with Triton's kernels (StyleGAN1) or torch.compile (StyleGAN2). There,
+steps are also launched as a whole (cuda_graph.py).
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from search_settings import COMPILE
 # -compile auto, on a CPU: pixels times steps of one picture from which compiling pays: cpu.c takes
 # up to ten seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
 # reckoned for one picture, whatever the number: a picture's result must not depend on how many are
-# made with it. On CUDA nothing is compiled unless it is asked for: torch.compile takes a minute or
-# two in each process, which only thousands of pictures would earn back.
+# made with it. On CUDA nothing is compiled unless it is asked for: those kernels have not been
+# measured on a GPU yet.
 PAYS_ON_CPU = 100_000
 
 REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 
-# Multiply-adds of a forward pass below which one thread computes a search on a CPU. Two gain
-# little there (docs/performance.md), and where another program wants one of the processors, each
-# waits for the other at every layer: then they are five times slower.
-ONE_THREAD = 1_000_000_000
+# Multiply-adds of a forward pass below which one thread computes a search on a CPU: embedded
+# generators of 64 and 128 pixels have 0.2 and 1.1 G. Two gain little there (docs/performance.md),
+# and where another program wants one of the processors, each waits for the other at every layer:
+# then they are five times slower.
+ONE_THREAD = 1_250_000_000
 
 # Pixels from which single pictures exceed what glibc keeps by itself, 32 MB. What StyleGAN3 keeps
 # for the gradient has twice the pixels and up to 1024 channels.
@@ -54,14 +55,26 @@ class Form(NamedTuple):
     fast: Callable[[nn.Module, Kernels, str], Callable[..., Tensor]]
     eager: Callable[[], Kernels]  # PyTorch's own operations
     on_cpu: ModuleType  # whose `load` compiles kernels
-    on_cuda: ModuleType | None = None
+    on_cuda: Callable[[Path, torch.device], tuple[Kernels | None, str]] | None = None
     large: int = LARGE
+
+
+def _triton(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
+    try:
+        from fast import cuda
+    except ImportError:  # PyTorch for Windows comes without it
+        return None, "Triton is not installed"
+    return cuda.load(device)
+
+
+def _stylegan2_on_cuda(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
+    return inductor.load(cache_dir, device, TorchStyleGAN2Kernels())
 
 
 STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu, large=LARGE_STYLEGAN3)
 FORMS = {
-    "stylegan1": Form(FastSynthesis, TorchKernels, cpu, inductor),
-    "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu),
+    "stylegan1": Form(FastSynthesis, TorchKernels, cpu, _triton),
+    "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu, _stylegan2_on_cuda),
     "stylegan3-t": STYLEGAN3,
     "stylegan3-r": STYLEGAN3,
 }
@@ -154,5 +167,5 @@ class FastForms:
         if self.device.type == "cpu" and self._form is not None:
             return self._form.on_cpu.load(self.cache_dir, dtype_of(self.precision))
         if self.device.type == "cuda" and self._form is not None and self._form.on_cuda is not None:
-            return self._form.on_cuda.load(self.cache_dir, self.device)
+            return self._form.on_cuda(self.cache_dir, self.device)
         return None, f"there is no compiled form of it for {self.device.type}"

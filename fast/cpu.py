@@ -16,12 +16,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fast.synthesis import TorchKernels, channels_last
+from fast.kernel_check import first_wrong
+from fast.synthesis import PictureGrad, TorchKernels, channels_last
 
 SOURCE = Path(__file__).with_name("cpu.c")
 HEADER = Path(__file__).with_name("pixels.h")  # of all such files
@@ -35,13 +35,6 @@ ARGUMENTS = {  # of KINDS; p: address of pixels, floats or doubles
     "pulse_sums": "pppppp" + "lll" + "i",
     "pulse_leaky_grad": "ppppppppp" + "llli" + "i",
 }
-
-
-class PictureGrad(NamedTuple):
-    """A gradient g that is multiplied out only where it is needed: weightᵀ·grad, (B, C, r, r)."""
-
-    grad: Tensor  # (B, 3, r, r), contiguous
-    weight: Tensor  # (3, C)
 
 
 class Library:
@@ -203,44 +196,8 @@ def load_kernels(
 
 def load(cache_dir: Path, dtype: torch.dtype = torch.float32) -> tuple[NativeKernels | None, str]:
     """The compiled kernels of cpu.c, which compiles in about two seconds; or None and why."""
-    return load_kernels(NativeKernels, SOURCE, ARGUMENTS, _wrong, cache_dir, dtype)
 
+    def wrong(kernels: Library) -> str | None:
+        return first_wrong(kernels, dtype)
 
-def _answers(
-    kernels: TorchKernels, dtype: torch.dtype, like: torch.dtype, channels: int, blur: bool
-) -> dict[str, tuple[Tensor, ...]]:
-    """What each function makes, in `dtype`, of the same small pictures, which are of `like`."""
-    random = torch.Generator().manual_seed(0)
-    x, y = (
-        channels_last(torch.randn(1, channels, 8, 8, generator=random)).to(like).to(dtype)
-        for _ in range(2)
-    )
-    mean, a, b, c = torch.randn(4, 1, channels, generator=random)
-    noise, grad = (torch.randn(1, n, 8, 8, generator=random) for n in (1, 3))
-    weight, bias = torch.randn(3, channels, generator=random), torch.randn(3, generator=random)
-    of_picture = kernels.picture_grad(grad, weight, dtype)
-    return {
-        "leaky": kernels.leaky(y.clone(), a[0], b[0], noise, blur),
-        "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
-        "picture": (kernels.picture(x, mean, a, b, weight, bias, overwrite=False),),
-        "sums": kernels.sums(y, x, mean) + kernels.sums(of_picture, x, mean),
-        "leaky_grad": (
-            kernels.leaky_grad(y.clone(), x, mean, a, b, c, blur),
-            kernels.leaky_grad(of_picture, x, mean, a, b, c, blur),
-        ),
-    }
-
-
-def _wrong(kernels: NativeKernels) -> str | None:
-    """The first function whose results differ from those of PyTorch in float32 by more than
-    rounding.
-    """
-    dtype = kernels.dtype
-    close = 1e-4 if dtype == torch.float32 else 2e-2  # of numbers about 1; bfloat16 has 8 bits
-    for channels, blur in ((16, False), (16, True), (5, False), (5, True)):
-        expected = _answers(TorchKernels(), torch.float32, dtype, channels, blur)
-        for name, found in _answers(kernels, dtype, dtype, channels, blur).items():
-            for mine, theirs in zip(found, expected[name], strict=True):
-                if not torch.allclose(mine.float(), theirs.float(), rtol=close, atol=close):
-                    return name
-    return None
+    return load_kernels(NativeKernels, SOURCE, ARGUMENTS, wrong, cache_dir, dtype)

@@ -27,6 +27,7 @@ from fast.device import first_line
 from fast.memory import is_out_of_memory
 
 WARM_UP = 3  # steps before the recording: libraries make their handles and workspaces in the first
+ROOM = 1.25  # what a recorded step may take of the memory that a called one takes
 
 Step = Callable[[], dict[str, Tensor]]
 
@@ -97,12 +98,17 @@ class Recorder:
             present.wait_stream(self._stream)
         return outputs
 
-    def record(self, step: Step) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
-        """Record a step without running it."""
+    def record(self, step: Step) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]] | None:
+        """Record a step without running it; None where memory is too little for a recording.
+
+        It is asked for before: PyTorch does not get back what a recording had allocated that ran
+        out of memory.
+        """
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
             gc.collect()  # what is destroyed while a graph is recorded may break it off
-            torch.cuda.empty_cache()  # the graph has memory of its own, and cannot ask for this
+            if not self._has_room():
+                return None
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.stream(self._stream):
                 # Other threads may go on using the device: they read and write results.
@@ -116,10 +122,26 @@ class Recorder:
                 graph.capture_end()
         return graph, outputs
 
+    def _has_room(self) -> bool:
+        """Whether memory is enough for another step beside what the search holds. Empties the
+        cache: a graph has memory of its own, and cannot ask for what lies there.
+        """
+        before = torch.cuda.memory_reserved()
+        torch.cuda.empty_cache()
+        of_a_step = before - torch.cuda.memory_reserved()
+        try:
+            torch.empty(int(ROOM * of_a_step), dtype=torch.uint8, device=self.device)
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.empty_cache()
+        return True
+
 
 class Replay:
     """The steps of one search: the first WARM_UP are called, all others replayed from a recording,
-    or all of them, where `recording` is that of an earlier search. Nothing is done twice.
+    or all of them, where `recording` is that of an earlier search. Nothing is done twice. Where
+    memory is enough for steps but not for a recording beside them, all are called.
     """
 
     def __init__(
@@ -133,10 +155,11 @@ class Replay:
         self.recorder, self.recording = recorder, recording
         self.signature, self.tensors, self.optimiser = signature, tensors, optimiser
         self.left = WARM_UP
+        self.recordable = True
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """One step; the next one may overwrite what it returns."""
-        if self.recording is None and not self.recorder.refused:
+        if self.recording is None and self.recordable and not self.recorder.refused:
             if self.left > 0:
                 self.left -= 1
                 return self.recorder.aside(step)
@@ -148,7 +171,7 @@ class Replay:
 
     def _record(self, step: Step) -> Recording | None:
         try:
-            graph, outputs = self.recorder.record(step)
+            recorded = self.recorder.record(step)
         except Exception as error:  # of whatever kind: CUDA's own, or a driver too old
             if is_out_of_memory(error):
                 raise  # the batch is too large, recorded or not
@@ -157,13 +180,16 @@ class Replay:
                 f"steps are not replayed ({first_line(error)}): slower, and otherwise the same"
             )
             return None
+        if recorded is None:
+            self.recordable = False
+            return None
         state = [
             value
             for values in self.optimiser.state.values()
             for value in values.values()
             if isinstance(value, Tensor)
         ]
-        return Recording(graph, outputs, self.signature, self.tensors, state)
+        return Recording(*recorded, self.signature, self.tensors, state)
 
     def finish(self, step: Step) -> None:
         """The search has ended, and has copied what it wants to keep: its recording is kept for the

@@ -4,8 +4,8 @@
  *
  * Pictures are (size, size, channels), channels last, as in cpu.c. What lies between the filters
  * has four to sixteen times as many samples: it exists only in buffers of a few rows of a tile.
- * A tile is some rows and columns of LANES channels of the output. Tiles do not depend on the number of
- * threads, and sums are added up in their order: so a result does not depend on it either.
+ * A tile is some rows and columns of LANES channels of the output. Tiles do not depend on the number
+ * of threads, and sums are added up in their order: so a result does not depend on it either.
  */
 #include "pixels.h"
 

@@ -21,7 +21,7 @@ affine, a·g + q·(x − mean) + p.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,9 @@ class Kernels(Protocol):
         pixels. May overwrite y; noise is (B, 1, r, r) or None.
         """
 
+    def style(self, mean: Tensor, variance: Tensor, style: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """1/√(variance + 1e-5), a and b = s₁ of the style (B, 2C), which is s₀ and s₁."""
+
     def affine(self, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, overwrite: bool) -> Tensor:
         """a·(x − mean) + b, in x itself if `overwrite`."""
 
@@ -81,6 +84,11 @@ class Kernels(Protocol):
     def sums(self, g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Σg and Σg·(x − mean) over the pixels."""
 
+    def coefficients(
+        self, of_g: Tensor, of_product: Tensor, a: Tensor, rstd: Tensor, pixels: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of those two sums: the gradient for the style (B, 2C), and p and q for `leaky_grad`."""
+
     def leaky_grad(
         self, g: Tensor, x: Tensor, mean: Tensor, a: Tensor, q: Tensor, p: Tensor, blur: bool
     ) -> Tensor:
@@ -90,6 +98,13 @@ class Kernels(Protocol):
 
     def blur(self, y: Tensor) -> Tensor:
         """[1,2,1]⊗[1,2,1]/16, zeros beyond the edge."""
+
+
+class PictureGrad(NamedTuple):
+    """A gradient g that is multiplied out only where it is needed: weightᵀ·grad, (B, C, r, r)."""
+
+    grad: Tensor  # (B, 3, r, r), contiguous
+    weight: Tensor  # (3, C)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -123,6 +138,11 @@ class TorchKernels:
         variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
         return x, mean, variance
 
+    def style(self, mean, variance, style):
+        rstd = (variance + NORM_EPS).rsqrt()
+        s0, s1 = style.chunk(2, dim=1)
+        return rstd, (s0 + 1) * rstd, s1
+
     def affine(self, x, mean, a, b, overwrite):
         mean, a, b = (per_channel(each).to(x.dtype) for each in (mean, a, b))
         return (x.sub_(mean) if overwrite else x - mean).mul_(a).add_(b)
@@ -141,6 +161,10 @@ class TorchKernels:
         centred = x - per_channel(mean).to(x.dtype)
         of_g, of_product = (each.sum((2, 3), dtype=torch.float32) for each in (g, centred.mul_(g)))
         return of_g, of_product
+
+    def coefficients(self, of_g, of_product, a, rstd, pixels):
+        grad_style = torch.cat([of_product * rstd, of_g], dim=1).float()
+        return grad_style, -a * of_g / pixels, -a * rstd.square() * of_product / pixels
 
     def leaky_grad(self, g, x, mean, a, q, p, blur):
         a, q, p = (per_channel(each).to(g.dtype) for each in (a, q, p - q * mean))
@@ -244,8 +268,8 @@ class FastSynthesis:
             w = torch.cat([w, w[-1:].expand(padding, -1, -1)])
             noise = [torch.cat([maps, maps[-1:].expand(padding, -1, -1, -1)]) for maps in noise]
         styles = [
-            F.linear(w[:, i], layer.style_weight, layer.style_bias)  # (B, 2C)
-            for i, layer in enumerate(self.layers)
+            F.linear(row, layer.style_weight, layer.style_bias)  # (B, 2C)
+            for row, layer in zip(w.unbind(1), self.layers, strict=True)
         ]
         with convolutions_in(self.precision, self.device):
             picture = _Synthesis.apply(self, torch.is_grad_enabled(), *styles, *noise)
@@ -270,9 +294,7 @@ class _Synthesis(torch.autograd.Function):
             x, mean, variance = fast.kernels.leaky(
                 y, layer.bias, layer.noise_weight, maps, layer.up
             )
-            rstd = (variance + NORM_EPS).rsqrt()
-            s0, s1 = style.chunk(2, dim=1)  # (B, C)
-            a = (s0 + 1) * rstd
+            rstd, a, s1 = fast.kernels.style(mean, variance, style)
             if keep:  # for backward
                 activations.append(x)
                 statistics.append((mean, rstd, a))
@@ -302,12 +324,10 @@ class _Synthesis(torch.autograd.Function):
             layer, x = fast.layers[i], ctx.activations.pop()
             mean, rstd, a = ctx.statistics.pop()
             of_g, of_gx = fast.kernels.sums(g, x, mean)  # (B, C)
-            grad_styles[i] = torch.cat([of_gx * rstd, of_g], dim=1).float()
+            pixels = x.shape[2] * x.shape[3]
+            grad_styles[i], p, q = fast.kernels.coefficients(of_g, of_gx, a, rstd, pixels)
             if i == 0 and not needed[0]:
                 break
-            pixels = x[0, 0].numel()
-            p = -a * of_g / pixels
-            q = -a * rstd.square() * of_gx / pixels
             blur_later = layer.up and needed[i]  # the noise comes in after the blur
             g = fast.kernels.leaky_grad(g, x, mean, a, q, p, layer.up and not blur_later)
             if needed[i]:

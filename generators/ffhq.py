@@ -64,11 +64,11 @@ def ways() -> list[tuple[RemoteFile, ...]]:
     return [(ONE_FILE,), (SYNTHESIS, MAPPING), (PICKLE,)]
 
 
-def load_ffhq(cache_dir: Path, progress: bool = True) -> Networks:
+def load_ffhq(cache_dir: Path, progress: bool | Callable = True) -> Networks:
     """The FFHQ networks from the cache, or else from the first source that gives them.
 
     What worked is remembered in the cache and tried first should the files be gone. progress:
-    tell of downloads on stderr. Raises: UserError with all that a user needs to help himself, or
+    as open_url takes it. Raises: UserError with all that a user needs to help himself, or
     for a file in the cache that is damaged: nothing is fetched over it.
     """
     for files in ways():

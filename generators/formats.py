@@ -31,6 +31,7 @@ from generators.networks import (
     read_prior,
 )
 from generators.safe_loading import StandIns, load_content
+from generators.wrong_files import another_network, what_is
 from stylegan import G_mapping
 
 FORMAT = "pulse-generator-1"  # of StyleGAN1
@@ -110,16 +111,13 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
     or else of a mapping.pt beside it. Raises: UserError, one sentence, for what is no such file, is
     damaged, or does not fit: then naming the first key that differs.
     """
-    path = Path(path, "synthesis.pt") if os.path.isdir(path) else Path(path)
+    in_folder = Path(path, "synthesis.pt")
+    path = in_folder if os.path.isfile(in_folder) else Path(path)
     with _naming(path):
         content = load_content(path, *(reader.stand_ins for reader in READERS))
         reader = next((reader for reader in READERS if reader.recognises(content)), None)
         if reader is None:
-            first = next(iter(content), "none")
-            raise UserError(
-                f"holds no generator in a known format (its first key is {first!r}): give one of "
-                "those that docs/generators.md lists"
-            )
+            raise UserError(another_network(content))
         networks = reader.read(content)
     networks.origin = reader.name
     if networks.mapping is None and networks.prior is None:
@@ -148,7 +146,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{path} {error}") from None
+        raise UserError(f"{path} {what_is(path) or error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be opened ({error.strerror}): give another") from None
 

@@ -1,13 +1,14 @@
 """A name or a file becomes a generator: synthesis network, prior, and what is known of it.
 
-`ffhq` and the names of public.py are looked for in the cache and then fetched; `demo` lies in this
-repository; anything else is an address or the path of a weight file.
+`ffhq` and the names of public.py are looked for in the cache and then fetched; `demo` and `demo64`
+lie in this repository; anything else is an address or the path of a weight file.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,16 @@ from generators.public import ADDRESS, BY_NAME, NAMES, load_from_address, load_p
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_mapping
 
-DEMO = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"
+DEMO64 = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"  # always of 64 pixels
+DEMO = DEMO64  # the best embedded one
+
+
+EMBEDDED = {"demo": DEMO, "demo64": DEMO64}
+
+
+def weight_file(name: str | os.PathLike) -> Path:
+    """The file of an embedded generator; any other name is a path."""
+    return EMBEDDED.get(str(name)) or Path(name)
 
 
 @dataclass
@@ -122,20 +132,20 @@ class Generator:
 def load_generator(
     name: str | os.PathLike,
     cache_dir: str | os.PathLike = "cache",
-    progress: bool = True,
+    progress: bool | Callable = True,
     label: int | None = None,
 ) -> Generator:
-    """A name (`ffhq`, `demo`, or one of public.py), an https address or the path of a weight file →
-    a Generator on the CPU, in float32.
+    """A name (`ffhq`, `demo`, `demo64`, or one of public.py), an https address or the path of a
+    weight file → a Generator on the CPU, in float32.
 
-    progress: tell of downloads on stderr. label: of a conditional generator, counted from 0.
-    Raises: UserError, with the reason and what to do.
+    progress: as open_url takes it. label: of a conditional generator, counted from 0. Raises:
+    UserError, with the reason and what to do.
     """
     text, cache_dir, licence = str(name), Path(cache_dir), None
     if text == "ffhq":
         networks = load_ffhq(cache_dir, progress)
-    elif text == "demo":
-        networks = read_networks(DEMO)
+    elif text in EMBEDDED:
+        networks = read_networks(EMBEDDED[text])
     elif public := BY_NAME.get(text):
         networks = load_public(public, cache_dir, progress)
         licence = public.licence

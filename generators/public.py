@@ -146,7 +146,7 @@ PUBLIC = (
     ),
 )
 BY_NAME = {public.name: public for public in PUBLIC}
-NAMES = ("ffhq", "demo", *BY_NAME)
+NAMES = ("ffhq", "demo", "demo64", *BY_NAME)
 ADDRESS = re.compile("https?://")
 
 

@@ -159,6 +159,8 @@ def pictures_in(
         raise UserError(f"{place} cannot be read ({error.strerror}): {advice}") from None
     if not pictures and not may_be_empty:
         only = f", only {some(others)}" if others else ""
+        below = [path for path in sorted(Path(folder).glob("[!.]*")) if path.is_dir()]
+        only += f" (its subfolders are not searched: {some(below)})" if below else ""
         raise UserError(f"{place} holds no picture{only}: {advice}")
     return pictures, others
 

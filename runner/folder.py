@@ -135,13 +135,7 @@ class Run:
 
     def all_settings(self) -> dict:
         """Everything that a result depends on but its pixels, as records hold it."""
-        return {
-            **dataclasses.asdict(self.settings.resolved(len(self.model.generator.noise_sizes))),
-            "seed": self.seed,
-            "retries": self.options.retries,
-            "precision": self.model.precision,
-            "generator_sha256": self.model.generator.sha256,
-        }
+        return recorded_settings(self.model, self.settings, self.options, self.seed)
 
     def look_through(self) -> None:
         """Which results exist, with all that is asked for. Raises: UserError where one was made
@@ -314,36 +308,8 @@ class Run:
             path = job.animation(options.animation)
             write_animation(path, best.film, step, l2, best.HR, best.LR)
         latent = best.latent if options.save_latent else None
-        return write_result(job, best.HR, self.record(loaded), latent)
-
-    def record(self, loaded: LoadedJob) -> Record:
-        """Everything that is known of a result."""
-        job, best, model = loaded.job, loaded.best, self.model
-        return Record(
-            name=job.name,
-            **dataclasses.asdict(best.result),
-            eps=self.settings.eps,
-            duplicate=job.duplicate,
-            input={
-                "file": job.picture.name.encode("utf-8", "backslashreplace").decode(),
-                "pixels_sha256": loaded.pixels_sha256,
-                "side": loaded.LR.shape[-1],
-            },
-            generator={"name": str(self.options.generator), **model.generator.facts},
-            settings=self.all_settings(),
-            attempts=loaded.attempts,
-            curve=best.curve,
-            seconds=round(best.seconds, 3),
-            device=str(model.device),
-            threads=torch.get_num_threads(),
-            formulation=model.formulation,
-            versions={
-                "pulse": VERSION,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-        )
+        record = record_of(loaded, self.model, self.settings, options, self.seed)
+        return write_result(job, best.HR, record, latent)
 
     def advance(self) -> int:
         """One more result is done, well or badly; returns how many are."""
@@ -351,3 +317,46 @@ class Run:
             done = self.process.finish()
             self.progress.advance_to(done)
             return done
+
+
+def recorded_settings(model: PULSE, settings: Settings, options: RunOptions, seed: int) -> dict:
+    """Everything that a result depends on but its pixels, as records hold it. seed: the run's."""
+    return {
+        **dataclasses.asdict(settings.resolved(len(model.generator.noise_sizes))),
+        "seed": seed,
+        "retries": options.retries,
+        "precision": model.precision,
+        "generator_sha256": model.generator.sha256,
+    }
+
+
+def record_of(
+    loaded: LoadedJob, model: PULSE, settings: Settings, options: RunOptions, seed: int
+) -> Record:
+    """Everything that is known of a job's best attempt. seed: the run's."""
+    job, best = loaded.job, loaded.best
+    return Record(
+        name=job.name,
+        **dataclasses.asdict(best.result),
+        eps=settings.eps,
+        duplicate=job.duplicate,
+        input={
+            "file": job.picture.name.encode("utf-8", "backslashreplace").decode(),
+            "pixels_sha256": loaded.pixels_sha256,
+            "side": loaded.LR.shape[-1],
+        },
+        generator={"name": str(options.generator), **model.generator.facts},
+        settings=recorded_settings(model, settings, options, seed),
+        attempts=loaded.attempts,
+        curve=best.curve,
+        seconds=round(best.seconds, 3),
+        device=str(model.device),
+        threads=torch.get_num_threads(),
+        formulation=model.formulation,
+        versions={
+            "pulse": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    )

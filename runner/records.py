@@ -1,6 +1,6 @@
 """The record beside a result: with which settings it was made, and what the search reached.
 
-A result's record is `<name>.json` beside `<name>.png` (runner/jobs.py), filled by Run.record in
+A result's record is `<name>.json` beside `<name>.png` (runner/jobs.py), filled by record_of in
 runner/folder.py. It is written before the picture: a picture without a record is none of ours, a
 record without a picture was interrupted.
 """
@@ -142,7 +142,8 @@ def write_summary(output_dir: Path) -> tuple[Path, list[Record]]:
         table.writerow([spreadsheet_cell(value) for value in row])
     path = output_dir / "results.csv"
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        # with the byte-order mark by which Excel knows UTF-8
+        file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))
     return path, records
 
 

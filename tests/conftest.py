@@ -19,8 +19,8 @@ from generators.formats import FORMAT
 from imaging.face_crop import installed_landmark_model
 from stylegan import G_mapping, G_synthesis
 
-# Their fixtures: here, start, study, pulse; scene.
-pytest_plugins = ["forked_runs", "result_folders"]
+# Their fixtures: chromium; here, start, study, pulse; served; scene.
+pytest_plugins = ["browser", "forked_runs", "open_page", "result_folders"]
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,6 +5,7 @@ import json
 import torch
 from conftest import golden, golden_state
 
+from fast.stylegan2 import FastStyleGAN2
 from generators.stylegan2 import StyleGAN2Synthesis
 
 CASES = ["skip_4", "skip_16_nonoise", "skip_16_clamp", "skip_32", "skip_64"]
@@ -45,3 +46,11 @@ def differences(synthesize, given, expected) -> list[float]:
         ((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30)).item()
         for mine, theirs in zip(found, expected, strict=True)
     ]
+
+
+def as_on_cuda(fast: FastStyleGAN2) -> FastStyleGAN2:
+    """The same form, its transposed convolutions as one."""
+    for layers, *_ in fast.blocks:
+        for layer in layers:
+            layer.phases = False
+    return fast

@@ -205,6 +205,20 @@ def test_progress_is_one_line_without_a_terminal_and_can_be_silenced(server, tmp
     assert capfd.readouterr() == ("", "")
 
 
+def test_progress_goes_to_a_function_which_can_end_the_download(server, tmp_path):
+    url, told = serve(server, Handler.send_rest), []
+    open_url(weights(url), tmp_path / "a", progress=lambda *news: told.append(news))
+    assert told[-1] == ("w.pt", len(CONTENT), len(CONTENT)) and len(told) > 1
+
+    def end(name, done, total):
+        raise KeyError(name)
+
+    with pytest.raises(KeyError):
+        open_url(weights(url), tmp_path / "b", progress=end)
+    assert not (tmp_path / "b" / "w.pt").exists()
+    assert open_url(weights(url), tmp_path / "b", progress=False).read_bytes() == CONTENT
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_progress_is_a_bar_on_a_terminal(server, tmp_path):
     import fcntl

@@ -398,7 +398,8 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
         (["-output_dir", "a_file/below"], "cannot be written"),
         (["-output_dir", "input"], "give another folder"),
         (["-generator", "nothing"], "use the names ffhq or demo"),
-        (["-generator", "a_file"], "cannot be read as PyTorch weights"),
+        (["-input_dir", "years"], "holds no picture (its subfolders are not searched: 2017, 2018)"),
+        (["-generator", "a_file"], "a_file is text, which begins 'in the way'"),
         (["-bad_noise_layers", "17"], "names layer 17, but the generator has 6 noise layers"),
         (["-num_trainable_noise_layers", "7"], "the generator has 6 noise layers"),
     ],
@@ -409,6 +410,8 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_begun(
     face(pulse.input / "a.png")
     (tmp_path / "void").mkdir()
     (tmp_path / "texts").mkdir()
+    for below in ("2018", "2017", ".hidden"):
+        face(tmp_path / "years" / below / "a.png")
     (tmp_path / "texts" / "notes.txt").write_text("nothing")
     (tmp_path / "a_file").write_text("in the way")
     monkeypatch.chdir(tmp_path)

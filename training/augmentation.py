@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def augment(x: Tensor, random: torch.Generator, p: float | Tensor = 1.0) -> Tensor:
@@ -50,7 +50,7 @@ def augment(x: Tensor, random: torch.Generator, p: float | Tensor = 1.0) -> Tens
     return x.masked_fill(in_rows[:, None, :, None] & in_columns[:, None, None, :], 0)
 
 
-class Augmentation:
+class Augmentation(nn.Module):
     """`augment` with a probability that rises where the discriminator knows the real pictures too
     well, and falls where it does not (ADA, Karras 2020).
 
@@ -60,11 +60,13 @@ class Augmentation:
     """
 
     def __init__(self, target: float, images: int, random: torch.Generator):
+        super().__init__()
         self.target, self.images, self.random = target, images, random
-        self.p = torch.zeros((), device=random.device)
-        self.sign = torch.full((), target, device=random.device)  # over some batches
+        self.register_buffer("p", torch.zeros((), device=random.device))
+        # over some batches
+        self.register_buffer("sign", torch.full((), target, device=random.device))
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> Tensor:
         return augment(pictures, self.random, self.p)
 
     def see(self, on_real: Tensor) -> None:
@@ -74,11 +76,4 @@ class Augmentation:
     def adapt(self, seen: int) -> None:
         """`seen` images have been seen since the last call."""
         step = torch.where(self.sign > self.target, seen / self.images, -seen / self.images)
-        self.p = (self.p + step).clamp(0, 1)
-
-    def state_dict(self) -> dict:
-        return {"p": self.p, "sign": self.sign}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.p = torch.as_tensor(state["p"], dtype=torch.float32, device=self.sign.device)
-        self.sign.copy_(state["sign"])
+        self.p.add_(step).clamp_(0, 1)

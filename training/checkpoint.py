@@ -23,7 +23,8 @@ from imaging.provenance import write_png
 from safe_files import atomic_write
 from training.efficientnet import EfficientNetLite
 from training.feature_distance import kernel_distance, pooled_features
-from training.score import sample_grid, samples, sliced_wasserstein
+from training.pixel_distance import sliced_wasserstein
+from training.samples import sample_grid, samples
 from training.train_settings import MAY_CHANGE
 from training.trainer import Training
 
@@ -136,7 +137,7 @@ def save(
 ) -> None:
     """Score, log, sample grid and, last, the checkpoint. Raises: OSError."""
     row = {"images": training.images, "minutes": round(training.seconds / 60, 2), **figures}
-    row["augment_p"] = round(training.augment.p.item(), 3)
+    row["augment_p"] = round(training.adversaries["critic"].augment.p.item(), 3)
     scores, made = score(training)
     row |= scores
     training.log.append(row)

@@ -1,11 +1,12 @@
-"""A folder of aligned faces becomes one tensor of small pictures."""
+"""Folders of aligned faces become one tensor of small pictures."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,49 +21,66 @@ from imaging.pictures import list_pictures, read_picture
 FEWEST = 64  # pictures; a discriminator knows fewer by heart at once
 
 
-def load_faces(folder: Path, size: int, fewest: int = FEWEST) -> Tensor:
-    """The square pictures of a folder at `size` pixels (Lanczos), sorted by name, or of a .npy file
-    that holds them: (N, 3, size, size), uint8.
+def load_faces(
+    folders: Sequence[Path],
+    size: int,
+    fewest: int = FEWEST,
+    prefix: str = "",
+    most: int | None = None,
+) -> Tensor:
+    """The square pictures of folders at `size` pixels (Lanczos), of each sorted by name, and those
+    of .npy files that hold such tensors: (N, 3, size, size), uint8.
 
+    prefix: of a folder, pictures whose names begin with it; most: so many at most, spread evenly.
     What is no picture, is not square or is smaller than `size` is named on stderr and passed over.
-    Raises: UserError where the folder cannot be read or fewer than `fewest` pictures remain.
+    Raises: UserError where a folder cannot be read or fewer than `fewest` pictures remain.
     """
-    if folder.suffix == ".npy":
-        return _load_array(folder, size)
+    faces = torch.cat(
+        [
+            _of_array(path, size) if path.suffix == ".npy" else _of_folder(path, size, prefix, most)
+            for path in folders
+        ]
+    )
+    if len(faces) < fewest:
+        raise UserError(
+            f"{' and '.join(map(str, folders))} holds {len(faces)} pictures that can be used, and "
+            f"at least {fewest} are needed: name a folder of aligned faces"
+        )
+    return faces
+
+
+def _of_folder(folder: Path, size: int, prefix: str, most: int | None) -> Tensor:
     try:
         paths, others = list_pictures(folder)
     except OSError as error:
         raise UserError(
-            f"-data {folder} cannot be read ({error.strerror}): name a folder of aligned faces"
+            f"{folder} cannot be read ({error.strerror}): name a folder of aligned faces"
         ) from None
     for path in others:
         tell(f"passed over: {path}: it is no picture", file=sys.stderr)
-    faces = []
+    paths = [path for path in paths if path.name.startswith(prefix)]
+    if most is not None:
+        paths = paths[:: max(len(paths) // most, 1)][:most]
+    faces = [torch.empty(0, 3, size, size, dtype=torch.uint8)]
     with ThreadPoolExecutor() as threads:  # decoding leaves the interpreter free
-        for path, face in zip(
-            paths, threads.map(read_face, paths, itertools.repeat(size)), strict=True
-        ):
+        read = threads.map(partial(read_face, size=size), paths)
+        for path, face in zip(paths, read, strict=True):
             if isinstance(face, Tensor):
-                faces.append(face)
+                faces.append(face[None])
             else:
                 tell(f"passed over: {path}: {face}", file=sys.stderr)
-    if len(faces) < fewest:
-        raise UserError(
-            f"-data {folder} holds {len(faces)} pictures that can be used, and at least "
-            f"{fewest} are needed: name a folder of aligned faces"
-        )
-    return torch.stack(faces)
+    return torch.cat(faces)
 
 
-def _load_array(path: Path, size: int) -> Tensor:
+def _of_array(path: Path, size: int) -> Tensor:
     try:
         faces = torch.from_numpy(np.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:
-        raise UserError(f"-data {path} cannot be read ({error}): name a folder or .npy") from None
+        raise UserError(f"{path} cannot be read ({error}): name a folder or .npy") from None
     if faces.dtype != torch.uint8 or faces.shape[1:] != (3, size, size):
         raise UserError(
-            f"-data {path} holds {faces.dtype} {tuple(faces.shape)}, not uint8 (N, 3, {size}, "
-            f"{size}): make it anew"
+            f"{path} holds {faces.dtype} {tuple(faces.shape)}, not uint8 (N, 3, {size}, {size}): "
+            f"make it anew"
         )
     return faces
 

@@ -30,8 +30,9 @@ class FoldedConv(nn.Module):
             for name in ("weight", "bias", "running_mean", "running_var")
         )
         scale = gamma * torch.rsqrt(variance + BATCH_NORM_EPS)
-        self.register_buffer("weight", weight * scale.view(-1, 1, 1, 1))
-        self.register_buffer("bias", beta - mean * scale)
+        # a checkpoint has no use for what never changes
+        self.register_buffer("weight", weight * scale.view(-1, 1, 1, 1), persistent=False)
+        self.register_buffer("bias", beta - mean * scale, persistent=False)
         self.stride = stride
         self.groups = len(weight) if weight.shape[1] == 1 else 1
 

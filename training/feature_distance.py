@@ -1,7 +1,5 @@
-"""How far samples lie from real faces as networks see them that training did not use.
-
-kid: the kernel distance (Binkowski et al. 2018) of EfficientNet-lite1's pooled features. fd: the
-Fréchet distance of dlib's face descriptors, which see who it is rather than how good the picture.
+"""kid: how far samples lie from photographs as a network sees them that training does not use, the
+kernel distance (Binkowski 2018) of the pooled features of EfficientNet-lite1.
 """
 
 from __future__ import annotations
@@ -13,19 +11,17 @@ from torch import Tensor
 from training.dataset import to_range
 from training.efficientnet import EfficientNetLite
 
-SEEN_AT = 128  # pixels at least; smaller pictures are enlarged
+SEEN_AT = 240  # pixels that EfficientNet-lite1 was trained at
 
 
 @torch.no_grad()
-def pooled_features(network: EfficientNetLite, pictures: Tensor, chunk: int = 100) -> Tensor:
-    """(N, 3, S, S) uint8 → (N, 1280), on the network's device."""
+def pooled_features(network: EfficientNetLite, pictures: Tensor, chunk: int = 50) -> Tensor:
+    """(N, 3, S, S) uint8, resized to SEEN_AT → (N, 1280), on the network's device."""
     device = network.stem.weight.device
     features = []
     for part in pictures.split(chunk):
-        x = to_range(part.to(device))
-        if x.shape[-1] < SEEN_AT:
-            x = F.interpolate(x, size=SEEN_AT, mode="bicubic", align_corners=False).clamp(-1, 1)
-        features.append(network.pooled(x))
+        x = F.interpolate(to_range(part.to(device)), SEEN_AT, mode="bicubic", antialias=True)
+        features.append(network.pooled(x.clamp(-1, 1)))
     return torch.cat(features)
 
 

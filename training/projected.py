@@ -29,8 +29,9 @@ class RandomProjection(nn.Module):
             return torch.randn(fan_out, fan_in, size, size, generator=random) * deviation
 
         for i, (fan_in, width) in enumerate(zip(channels, WIDTHS, strict=True)):
-            self.register_buffer(f"channel_{i}", kernel(fan_in, width, 1))
-            self.register_buffer(f"scale_{i}", kernel(width, WIDTHS[max(i - 1, 0)], 3))
+            narrower = WIDTHS[max(i - 1, 0)]
+            self.register_buffer(f"channel_{i}", kernel(fan_in, width, 1), persistent=False)
+            self.register_buffer(f"scale_{i}", kernel(width, narrower, 3), persistent=False)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         mixed, x = [], None
@@ -85,7 +86,7 @@ def head(channels: int, size: int) -> nn.Sequential:
 class ProjectedDiscriminator(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] → logits (B, n), of all scales and places; S from 64 on.
 
-    Only `heads` are trained. Hinge loss: real above 1, generated below -1.
+    Only the heads have parameters, and a state. Hinge loss: real above 1, generated below -1.
     """
 
     def __init__(self, network: EfficientNetLite, resolution: int, seed: int = 0):

@@ -29,7 +29,7 @@ from cli.errors import UserError
 from cli.progress import tell
 from fast.device import choose_device
 from generators.formats import read_networks
-from generators.load import DEMO
+from generators.load import weight_file
 from safe_files import require_folder_writable
 from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
 from training.dataset import fingerprint, load_faces
@@ -65,12 +65,8 @@ class Schedule:
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.flag(
-        "data",
-        "folder of aligned faces, square pictures, or a .npy of them",
-        required=True,
-        type=Path,
-    )
+    data = "folders of aligned faces, square pictures, or a .npy of them"
+    flags.flag("data", data, required=True, type=Path, nargs="+")
     flags.flag("output_dir", "where checkpoint, log and samples go", "training_runs", type=Path)
     flags.flag("minutes", "how long to train, this time", 60.0, type=float)
     flags.flag("images", "or by how many images, this time; 0: by the minutes alone", 0, type=int)
@@ -176,17 +172,16 @@ def main() -> int:
     training = Training(settings, faces, device, args.features)
     score = Scores()
     if args.kid:
-        real = load_faces(args.kid, settings.resolution)
+        real = load_faces([args.kid], settings.resolution)
         score = Scores(load_efficientnet(args.kid_features, 1, device), real)
     if load_checkpoint(args.output_dir, training, data):
         tell(f"goes on at {training.images} images")
     elif args.start is not None:
-        start = DEMO if str(args.start) == "demo" else args.start
         training.start_from(
-            read_networks(start),
-            args.critic and load_weights(args.critic, "critic"),
-            args.projected and load_weights(args.projected, "projected"),
+            read_networks(weight_file(args.start)),
             args.trained and read_networks(args.trained),
+            critic=args.critic and load_weights(args.critic, "critic"),
+            projected=args.projected and load_weights(args.projected, "projected"),
         )
     if args.compile == "on" or (args.compile == "auto" and args.minutes > 10):
         training.compile()

@@ -1,33 +1,28 @@
 """One training step of a StyleGAN: what training.train repeats.
 
-Non-saturating loss, lazy R1, augmentation of all that the discriminator sees, style mixing, an
-average over the weights; discriminators of features (projected.py) and searches (search_loss.py)
-beside samples, where their weights are above 0. Convolutions in bfloat16 where the device is faster
-with it, all else in float32. Nothing here waits for the device.
+Discriminators (adversaries.py), style mixing, an average over the weights, and searches
+(search_loss.py) beside samples where their weight is above 0. Convolutions in bfloat16 where the
+device is faster with it, all else in float32. Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cli.errors import UserError
-from fast.precision import has_bfloat16
-from generators.formats import Networks
+from generators.networks import Networks
 from stylegan import G_mapping, G_synthesis
-from training.augmentation import Augmentation
+from training.adversaries import adam, adversaries, autocast
 from training.dataset import to_range
-from training.discriminator import Discriminator
-from training.efficientnet import load_efficientnet
-from training.projected import ProjectedDiscriminator, hinge
 from training.search_loss import PRIOR_DRAWS, Searches
 from training.train_settings import TrainSettings
+
+COUNTED = ("images", "images_before", "hours_before", "seconds", "log")
 
 
 class Training:
@@ -54,44 +49,19 @@ class Training:
                     s.dlatent_size, 3, s.resolution, s.fmap_base, fmap_max=s.fmap_max
                 ),
                 "mapping": G_mapping(s.dlatent_size, s.mapping_layers),
-                "discriminator": Discriminator(s.resolution, s.critic_base, s.critic_max),
             }
         ).to(device, memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.networks)
-        del self.averaged["discriminator"]
-        self.averaged.requires_grad_(False)
+        self.averaged = copy.deepcopy(self.networks).requires_grad_(False)
+        self.synthesize = self.networks["synthesis"]
+        self.adversaries = adversaries(s, self.random, features)
+        self.optimisers = {name: each.optimiser for name, each in self.adversaries.items()}
+        self.optimisers["generator"] = adam(self.networks.parameters(), s.learning_rate)
+        self.rates = {name: each.param_groups[0]["lr"] for name, each in self.optimisers.items()}
         sizes = self.networks["synthesis"].layer_sizes
         self.searches = Searches(s.batch_size // 2, sizes, s.dlatent_size, device)
-        self.makers = [
-            parameter
-            for name in ("synthesis", "mapping")
-            for parameter in self.networks[name].parameters()
-        ]
-        critic = self.networks["discriminator"].parameters()
-        # lazy regularisation: D takes 17 steps for 16 (Karras 2020)
-        share = s.r1_every / (s.r1_every + 1)
-        self.optimisers = {
-            "discriminator": self._adam(critic, s.learning_rate * share, 0.99**share),
-            "generator": self._adam(self.makers, s.learning_rate),
-        }
-        self.augment = Augmentation(s.ada_target, s.ada_images, self.random)
-        self.projected: ProjectedDiscriminator | None = None
-        if s.projected_weight:
-            network = load_efficientnet(features, 0, device)
-            self.projected = ProjectedDiscriminator(network, s.resolution, s.seed).to(device)
-            heads = self.projected.heads.parameters()
-            self.optimisers["projected"] = self._adam(heads, s.projected_learning_rate)
-            self.projected_augment = Augmentation(s.ada_target, s.ada_images, self.random)
-        self.rates = {name: each.param_groups[0]["lr"] for name, each in self.optimisers.items()}
-        self.synthesize = self.networks["synthesis"]
-        self.judge = self.networks["discriminator"]
         self.images, self.seconds = 0, 0.0  # of this training
         self.images_before, self.hours_before = 0, 0.0  # of the generator it began with
         self.log: list[dict] = []
-
-    def _adam(self, parameters, rate: float, beta: float = 0.99) -> torch.optim.Adam:
-        fused = self.device.type == "cuda"
-        return torch.optim.Adam(list(parameters), lr=rate, betas=(0.0, beta), fused=fused)
 
     def scale_rates(self, factor: float) -> None:
         """Every learning rate becomes `factor` of the settings'."""
@@ -103,13 +73,8 @@ class Training:
         minute longer.
         """
         self.synthesize = torch.compile(self.networks["synthesis"], dynamic=False)
-        self.judge = torch.compile(self.networks["discriminator"], dynamic=False)
-
-    def autocast(self):
-        """bfloat16 for convolutions, where the device has it."""
-        kind = self.device.type
-        fast = kind == "cuda" or (kind == "cpu" and has_bfloat16())
-        return torch.autocast(kind, torch.bfloat16) if fast else contextlib.nullcontext()
+        critic = self.adversaries["critic"]
+        critic.compiled = torch.compile(critic.network, dynamic=False)
 
     def draw(self, *shape: int) -> Tensor:
         """N(0, 1) from this training's own generator, on its device."""
@@ -144,20 +109,8 @@ class Training:
         return [self.draw(number, 1, r, r) for r in self.networks["synthesis"].layer_sizes]
 
     def make(self, w: Tensor, noise: list[Tensor]) -> Tensor:
-        with self.autocast():
+        with autocast(self.device):
             return self.synthesize(w, noise).float()
-
-    def doubt(self, pictures: Tensor) -> Tensor:
-        """What the discriminator says of them, augmented: (B,)."""
-        seen = self.augment(pictures)
-        with self.autocast():
-            return self.judge(seen).float()
-
-    def doubt_features(self, pictures: Tensor) -> Tensor:
-        """What the projected discriminators say of them, augmented: (B, n)."""
-        seen = self.projected_augment(pictures)
-        with self.autocast():
-            return self.projected(seen).float()
 
     def step(self, train_generator: bool = True) -> dict[str, Tensor]:
         """One batch for the discriminators and one for the generator; returns their losses.
@@ -181,7 +134,10 @@ class Training:
         fake = made
         if number:
             fake = torch.cat([made[: len(real) - number], made[len(real) - number // 2 :]])
-        self._train_discriminators(real, fake.detach(), figures)
+        lazily = s.r1_every if self.images // s.batch_size % s.r1_every == 0 else 0
+        for name, adversary in self.adversaries.items():
+            learned = adversary.learn(real, fake.detach(), lazily)
+            figures |= {f"{name}_{figure}": value for figure, value in learned.items()}
         if train_generator:
             pulls = {fake: self._pull(fake.detach(), figures)}
             if number:
@@ -195,10 +151,11 @@ class Training:
                 if (ended := searches.ended(distance.detach())) is not None:
                     figures["search_l2"] = ended.mean()
                     figures["within_eps"] = (ended <= searches.settings.eps).float().mean()
-            maker = self.optimisers["generator"]
-            maker.zero_grad()
-            torch.autograd.backward(list(pulls), list(pulls.values()), inputs=self.makers)
-            maker.step()
+            optimiser = self.optimisers["generator"]
+            optimiser.zero_grad()
+            parameters = list(self.networks.parameters())
+            torch.autograd.backward(list(pulls), list(pulls.values()), inputs=parameters)
+            optimiser.step()
             if number:
                 searches.advance(gradients)
         self.images += s.batch_size
@@ -206,59 +163,18 @@ class Training:
         return figures
 
     def _pull(self, fake: Tensor, figures: dict[str, Tensor]) -> Tensor:
-        """The gradient of the generator's loss at its pictures, (B, 3, S, S): that of the pixel
-        discriminator, and that of the projected ones scaled to `projected_weight` times its norm.
+        """The gradient of the generator's loss at its pictures, (B, 3, S, S): that of the critic,
+        and that of the projected discriminators scaled to `projected_weight` times its norm.
         """
-        fake.requires_grad_()
-        self.networks["discriminator"].requires_grad_(False)
-        loss = F.softplus(-self.doubt(fake)).mean()
-        figures["loss_G"] = loss.detach()
-        (pull,) = torch.autograd.grad(loss, fake)
-        if self.projected is not None:
-            self.projected.heads.requires_grad_(False)
-            loss = -self.doubt_features(fake).mean()
-            figures["projected_G"] = loss.detach()
-            (other,) = torch.autograd.grad(loss, fake)
-            ratio = pull.norm() / other.norm().clamp(min=1e-12)
-            figures["pull_ratio"] = ratio
-            pull = pull + self.settings.projected_weight * ratio * other
-        return pull
-
-    def _train_discriminators(self, real: Tensor, fake: Tensor, figures: dict[str, Tensor]) -> None:
-        s = self.settings
-        self.networks["discriminator"].requires_grad_(True)
-        on_real, on_fake = self.doubt(real), self.doubt(fake)
-        loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
-        figures["loss_D"] = loss.detach()
-        self.augment.see(on_real)
-        figures["sign_on_real"] = self.augment.sign.clone()  # 0: cannot tell; 1: overfits
-        self._descend("discriminator", loss)
-        adapts = self.images // s.batch_size % s.r1_every == 0
-        if adapts:
-            seen = self.augment(real).detach().requires_grad_()
-            with self.autocast():  # compiled has no second gradient
-                output = self.networks["discriminator"](seen).sum()
-            (gradient,) = torch.autograd.grad(output, seen, create_graph=True)
-            penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
-            self._descend("discriminator", s.r1_weight / 2 * s.r1_every * penalty)
-            figures["r1"] = penalty.detach()
-            self.augment.adapt(s.r1_every * s.batch_size)
-        if self.projected is not None:
-            self.projected.heads.requires_grad_(True)
-            on_real, on_fake = self.doubt_features(real), self.doubt_features(fake)
-            loss = hinge(on_real, on_fake)
-            figures["projected_D"] = loss.detach()
-            self.projected_augment.see(on_real)
-            figures["projected_sign"] = self.projected_augment.sign.clone()
-            self._descend("projected", loss)
-            if adapts:
-                self.projected_augment.adapt(s.r1_every * s.batch_size)
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        optimiser = self.optimisers[name]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        pulls = {}
+        for name, adversary in self.adversaries.items():
+            pulls[name], figures[f"{name}_generator_loss"] = adversary.pull(fake)
+        pull, other = pulls["critic"], pulls.get("projected")
+        if other is None:
+            return pull
+        ratio = pull.norm() / other.norm().clamp(min=1e-12)
+        figures["pull_ratio"] = ratio
+        return pull + self.settings.projected_weight * ratio * other
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -270,27 +186,23 @@ class Training:
             torch._foreach_lerp_(list(network.parameters()), present, 1 - keep)
 
     def files(self) -> dict[str, dict[str, Tensor]]:
-        """By name, in float16, what is needed to train on from a generator without its checkpoint:
-        `critic`, the discriminator, and `projected`, the heads of those of features.
+        """The weights of the adversaries by name, in float16: what is needed to train on from a
+        generator without its checkpoint.
         """
-        networks = {"critic": self.networks["discriminator"]}
-        if self.projected is not None:
-            networks["projected"] = self.projected.heads
         return {
-            name: {key: value.half().cpu() for key, value in network.state_dict().items()}
-            for name, network in networks.items()
+            name: {key: x.half().cpu() for key, x in each.network.state_dict().items()}
+            for name, each in self.adversaries.items()
         }
 
     def start_from(
         self,
         networks: Networks,
-        critic: dict | None = None,
-        projected: dict | None = None,
         trained: Networks | None = None,
+        **adversaries: dict[str, Tensor] | None,
     ) -> None:
-        """Generator weights of a file, and where given its `critic` and its `projected` heads,
-        instead of random ones. trained: the weights whose average `networks` is, where they were
-        kept. Raises: UserError where they do not fit.
+        """Weights of a generator's file instead of random ones, and of `files` those that are
+        given. trained: the weights whose average `networks` is, where they were kept. Raises:
+        UserError where they do not fit.
         """
         for file in filter(None, (networks, trained)):
             config = {**file.synthesis.config, "mapping_layers": len(file.mapping or ())}
@@ -300,14 +212,11 @@ class Training:
                         f"the generator to start from has {name} {config[name]}, not {value}: set "
                         f"-{name} {config[name]}, or widen it by python -m training.grow"
                     )
-        for network, state, name in (
-            (self.networks["discriminator"], critic, "critic"),
-            (self.projected and self.projected.heads, projected, "projected"),
-        ):
-            if network is None or state is None:
+        for name, state in adversaries.items():
+            if state is None or name not in self.adversaries:
                 continue
             try:
-                network.load_state_dict(state)
+                self.adversaries[name].network.load_state_dict(state)
             except (TypeError, RuntimeError):
                 raise UserError(
                     f"the {name} to start from does not fit: give the {name}.pt that was written "
@@ -321,25 +230,17 @@ class Training:
 
     def state_dict(self) -> dict:
         """Everything that the next step depends on; loads with weights_only=True."""
-        state = {
+        return {
             "settings": asdict(self.settings),
             "networks": self.networks.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimisers": {name: each.state_dict() for name, each in self.optimisers.items()},
+            "optimiser": self.optimisers["generator"].state_dict(),
+            "adversaries": {name: each.state_dict() for name, each in self.adversaries.items()},
             "searches": self.searches.state_dict(),
             "random": self.random.get_state(),
             "device": self.device.type,
-            "images": self.images,
-            "images_before": self.images_before,
-            "hours_before": self.hours_before,
-            "augmentation": self.augment.state_dict(),
-            "seconds": self.seconds,
-            "log": self.log,
+            **{name: getattr(self, name) for name in COUNTED},
         }
-        if self.projected is not None:
-            state["projected"] = self.projected.heads.state_dict()
-            state["projected_augmentation"] = self.projected_augment.state_dict()
-        return state
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state`; projected discriminators start anew where it has none. Raises:
@@ -347,16 +248,13 @@ class Training:
         """
         self.networks.load_state_dict(state["networks"])
         self.averaged.load_state_dict(state["averaged"])
-        if self.projected is not None and "projected" in state:
-            self.projected.heads.load_state_dict(state["projected"])
-            self.projected_augment.load_state_dict(state["projected_augmentation"])
-        for name, optimiser in self.optimisers.items():
-            if name != "projected" or "projected" in state:
-                optimiser.load_state_dict(state["optimisers"][name])
+        self.optimisers["generator"].load_state_dict(state["optimiser"])
+        for name, adversary in self.adversaries.items():
+            if name in state["adversaries"]:
+                adversary.load_state_dict(state["adversaries"][name])
         self.scale_rates(1.0)  # may be other ones than before
         self.searches.load_state_dict(state["searches"])
-        self.augment.load_state_dict(state["augmentation"])
-        for name in ("images", "images_before", "hours_before", "seconds", "log"):
+        for name in COUNTED:
             setattr(self, name, state[name])
         if state["device"] == self.device.type:
             self.random.set_state(state["random"])

@@ -6,56 +6,16 @@ import io
 import json
 import math
 import re
-import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from browser import CONTRASTS, DOWN, END, ENTER, HOME, LEFT, PAGE_DOWN, RIGHT, TAB, press
 from PIL import Image
 from report_cards import HOSTILE, LONG, TABLE, card, written
 
 from evaluation.report import write_report
-
-# Keys, as the WebDriver standard numbers them.
-TAB, ENTER, PAGE_DOWN, END, HOME = "\ue004", "\ue007", "\ue00f", "\ue010", "\ue011"
-LEFT, RIGHT, DOWN = "\ue012", "\ue014", "\ue015"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """One headless Chromium for all tests, which can reach nothing but this machine."""
-    program = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        name = "Chromium" if program is None else "chromedriver"
-        pytest.skip(f"no {name} is installed (Debian: apt-get install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (PyPI)")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "localhost,127.0.0.1")  # selenium would ask a proxy for itself
-        browser = webdriver.Chrome(options=options, service=Service(driver))
-        yield browser
-        browser.quit()
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +43,6 @@ def opened(chromium, path, width=1280, height=900, media="screen", **features):
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": named})
     chromium.get(path.as_uri())
     return chromium.execute_script
-
-
-def press(chromium, *keys):
-    """Type, with whatever has the focus."""
-    for key in keys:
-        chromium.switch_to.active_element.send_keys(key)
 
 
 def names(run) -> list[str]:
@@ -321,24 +275,6 @@ def test_a_phone_needs_no_horizontal_scrolling_and_long_names_wrap(chromium, tmp
 
 TEXTS = "h1, .imaginary, th, td, .notes li, #controls label, legend, [type=search], select, #shown"
 TEXTS += ", h3, .verdict, dt, dd, .missing, .curve text, footer, #nothing button"
-CONTRASTS = """
-const channels = colour => colour.match(/[\\d.]+/g).map(Number);
-const light = colour => {
-  const linear = c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
-  const [r, g, b] = channels(colour).map(c => linear(c / 255));
-  return .2126 * r + .7152 * g + .0722 * b;
-};
-document.getElementById("nothing").hidden = false;
-return [...document.querySelectorAll(arguments[0])].map(element => {
-  const style = getComputedStyle(element);
-  let behind = element;
-  while (channels(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
-  const ink = light(element.closest("svg") ? style.fill : style.color);
-  const ground = light(getComputedStyle(behind).backgroundColor);
-  const [low, high] = [ink, ground].sort((a, b) => a - b);
-  return [(high + .05) / (low + .05), element.outerHTML.slice(0, 80)];
-});
-"""
 
 
 def test_dark_mode_is_dark_and_text_has_contrast_in_both(chromium, report):
@@ -346,6 +282,7 @@ def test_dark_mode_is_dark_and_text_has_contrast_in_both(chromium, report):
     for scheme in ("light", "dark"):
         run = opened(chromium, report, prefers_color_scheme=scheme)
         grounds.append(run("return getComputedStyle(document.body).backgroundColor"))
+        run("document.getElementById('nothing').hidden = false")
         contrasts = run(CONTRASTS, TEXTS)
         assert len(contrasts) > 80
         assert min(contrasts)[0] >= 4.5, (scheme, min(contrasts))

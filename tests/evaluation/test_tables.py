@@ -23,7 +23,7 @@ def test_a_perfect_result_has_l2_zero_and_an_infinite_psnr_shown_as_such(scene):
     assert done.rows["nearest"]["l2"] == done.rows["bicubic"]["l2"] == 0
     line = next(line for line in done.stdout.splitlines() if line.startswith(PNG))
     assert line.split()[3:6] == ["2", "0", "inf"]
-    with open("out.csv", newline="") as file:
+    with open("out.csv", newline="", encoding="utf-8-sig") as file:
         assert {line["psnr"] for line in csv.DictReader(file)} == {"inf"}
     assert f"| {PNG} | 2 | 0 | inf |" in Path("out.md").read_text()
 
@@ -52,7 +52,7 @@ def test_the_mean_l2_has_its_standard_error_and_the_worst_beside_it_and_geocross
     assert done.PNG["l2_error"] == pytest.approx(np.std(of_files, ddof=1) / 2, rel=1e-9)
     assert done.PNG["worst_l2"] == pytest.approx(of_files[3], rel=1e-9)
     assert f"{stats.sem(l2):.6f}" in done.stdout and "GEOCROSS" in done.stdout
-    with open("out.csv", newline="") as file:
+    with open("out.csv", newline="", encoding="utf-8-sig") as file:
         rows = [line for line in csv.DictReader(file) if line["method"] == "PULSE"]
     assert [float(line["geocross"]) for line in rows] == [0, 4, 8, 12]
 
@@ -113,7 +113,7 @@ def test_every_format_is_written_and_tells_the_same(scene):
     done = scene(*names, "-groups", "g.csv")
     assert done.returncode == 0, done.stderr
     document = json.loads(Path("o.json").read_text(), parse_constant=pytest.fail)
-    with open("o.csv", newline="") as file:
+    with open("o.csv", newline="", encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
     assert [line["method"] for line in lines] == ["PULSE", "PULSE", "nearest", "bicubic"]
     assert [float(line["l2"]) for line in lines] == [row["l2"] for row in document["pictures"]]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fast.choose import FORMS
+from fast.synthesis import Kernels
 from generators.load import Generator
 from generators.stylegan2 import StyleGAN2Synthesis
 from generators.stylegan3 import StyleGAN3Synthesis
@@ -35,11 +37,23 @@ if torch.cuda.is_available():
     UNAVAILABLE = "there is a real CUDA device: test_on_cuda.py searches on it"
 
 META = torch.device("meta")
-SMALL = {  # networks by family
-    "stylegan1": lambda: G_synthesis(16, resolution=32, fmap_base=64, fmap_max=8),
-    "stylegan2": lambda: StyleGAN2Synthesis(32, 16, (8, 8, 8, 8)),
-    "stylegan3-t": lambda: StyleGAN3Synthesis(32, "stylegan3-t", 16, 128, 8, depth=4),
-    "stylegan3-r": lambda: StyleGAN3Synthesis(32, "stylegan3-r", 16, 128, 8, depth=4),
+
+
+def _stylegan2(**config) -> StyleGAN2Synthesis:
+    return StyleGAN2Synthesis(32, 16, (8, 8, 8, 8), **config)
+
+
+def _stylegan3(family: str) -> StyleGAN3Synthesis:
+    return StyleGAN3Synthesis(32, family, 16, 128, 8, depth=4)
+
+
+LATER = {  # networks by family and what is special about them
+    "stylegan2 skip": _stylegan2,
+    "stylegan2 without-noise": lambda: _stylegan2(use_noise=False),
+    "stylegan2 resnet": lambda: _stylegan2(architecture="resnet", conv_clamp=256),
+    "stylegan2 orig": lambda: _stylegan2(architecture="orig", conv_clamp=256),
+    "stylegan3-t": lambda: _stylegan3("stylegan3-t"),
+    "stylegan3-r": lambda: _stylegan3("stylegan3-r"),
 }
 
 
@@ -81,7 +95,7 @@ class Watch(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def fake_device(kind: str, monkeypatch):
+def fake_device(kind: str, monkeypatch, watch_class: type[Watch] = Watch):
     """Within it, tensors of `kind` (cuda or mps) can be made. Yields the Watch."""
 
     def dispatch(cls, function, types, args=(), kwargs=None):
@@ -91,28 +105,42 @@ def fake_device(kind: str, monkeypatch):
     monkeypatch.setattr(fake.FakeTensor, "__torch_dispatch__", classmethod(dispatch))
     monkeypatch.setitem(HANDLERS, DEVICE_OF, lambda args: META)
     device = torch.device(kind, 0)
-    with fake.FakeTensorMode(), Watch(device) as watch:
+    with fake.FakeTensorMode(), watch_class(device) as watch:
         yield watch
 
 
 def search_on(
-    watch: Watch, form: str, precision: str, batch: int, settings: Settings, family="stylegan1"
+    watch: Watch,
+    kernels: Kernels | None,
+    precision: str,
+    batch: int,
+    settings: Settings,
+    *,
+    width: int = 16,
+    side: int = 16,
+    watched: set[int] | None = None,
+    network: Callable[[], torch.nn.Module] | None = None,
+    **layout: int,
 ) -> None:
-    """A whole search, its first two steps free to set things up, all others watched strictly."""
+    """A whole search, its first two steps free to set things up, all others, or only those named,
+    watched strictly. kernels: of the fast form; None is the plain network. side: pixels of the LR.
+    network: makes what draws, of that width, in place of a G_synthesis of `layout`.
+    """
+    layout = {"resolution": 32, "fmap_base": 64, "fmap_max": 8} | layout
     with watch.device:
-        synthesis = SMALL[family]()
-        mean, std = torch.zeros(16), torch.ones(16)
+        synthesis = G_synthesis(width, **layout) if network is None else network()
+        mean, std = torch.zeros(width), torch.ones(width)
     generator = Generator("fake", synthesis.requires_grad_(False), mean, std, {})
     synthesize = synthesis
-    if form == "fast":
-        synthesize = FORMS[family].fast(synthesis, FORMS[family].eager(), precision)
+    if kernels is not None:
+        synthesize = FORMS[synthesis.family].fast(synthesis, kernels, precision)
     watch.truth = not settings.opt_name.startswith("sgd")
-    ref_im = torch.full((batch, 3, 16, 16), 0.5)
+    ref_im = torch.full((batch, 3, side, side), 0.5)
     search = Search(generator, synthesize, ref_im, settings, list(range(batch)))
     try:
         for step in range(settings.steps):
-            watch.strict = step >= 2
+            watch.strict = step in watched if watched else step >= 2
             search.step()
     finally:
         watch.strict = False
-    assert sum(watch.operations.values()) > 100, "nothing was watched"
+    assert sum(watch.operations.values()) > 50, "nothing was watched"

@@ -64,9 +64,12 @@ def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, t
 
 def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_path):
     own = torch.get_num_threads()
-    small, large = G_synthesis(resolution=64, fmap_base=1024, fmap_max=128), G_synthesis()
-    assert [choose_threads(None, network) for network in (small, large)] == [1, own]
-    assert [choose_threads(3, network) for network in (small, large)] == [3, 3]
+    small = G_synthesis(resolution=64, fmap_base=1024, fmap_max=128)
+    small128 = G_synthesis(resolution=128, fmap_base=2048, fmap_max=256)
+    larger, large = G_synthesis(resolution=256, fmap_base=2048, fmap_max=256), G_synthesis()
+    networks = (small, small128, larger, large)
+    assert [choose_threads(None, network) for network in networks] == [1, 1, own, own]
+    assert [choose_threads(3, network) for network in networks] == [3, 3, 3, 3]
     one_file(tmp_path / "g.pt")
     (tmp_path / "input").mkdir()
     Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")

@@ -233,6 +233,24 @@ def test_where_nothing_can_be_recorded_one_line_says_so_and_the_search_is_the_sa
     ]
 
 
+def test_without_room_for_a_recording_all_steps_are_called_and_the_next_search_is_asked_again(
+    generator, caplog
+):
+    class Tight(StandInRecorder):
+        asked = 0
+
+        def record(self, step):
+            self.asked += 1
+            return None if self.asked == 1 else super().record(step)
+
+    settings, recorder = Settings(steps=9), Tight()
+    for seed in (0, 1):
+        found = ends(plain(generator, lr_pictures(1), settings, [seed], recorder=recorder))
+        assert same(found, ends(plain(generator, lr_pictures(1), settings, [seed])))
+    assert recorder.asked == 2 and len(recorder.graphs) == 1
+    assert not caplog.messages
+
+
 def test_an_error_of_the_step_itself_is_not_taken_for_one_of_the_recording(generator, caplog):
     def broken(w, noise):
         raise RuntimeError("a kernel failed")

