@@ -9,6 +9,7 @@ refused by name, and so is a file that lacks one.
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 from cli.errors import UserError
 from generators.networks import (
@@ -19,7 +20,7 @@ from generators.networks import (
 )
 from generators.nvidia_names import build_stylegan2, split, with_mapping
 from generators.persistent import Network
-from generators.stylegan3_layout import require_layout
+from generators.stylegan3_layout import LayerLayout, require_layout
 
 
 def _generator(content: dict) -> object:
@@ -68,10 +69,10 @@ def _stylegan2(network: Network, layers: dict[str, Network]) -> Networks:
         conv_clamp=_shared(convolutions, "conv_clamp"),
         architecture=_shared(blocks, "architecture"),
     )
-    _require(network, img_resolution=networks.synthesis.resolution)
-    noisy = [layer for layer in convolutions if "use_noise" in layer.state]
-    for layer in noisy:
-        _require(layer, use_noise=networks.synthesis.config["use_noise"])
+    sizes = list(networks.synthesis.blocks)
+    _require(network, img_resolution=sizes[-1])
+    for name in ("b4.conv1", *(f"b{size}.conv{i}" for size in sizes[1:] for i in (0, 1))):
+        _require(layers[f"synthesis.{name}"], use_noise=networks.synthesis.config["use_noise"])
     return networks
 
 
@@ -99,10 +100,11 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
     state, mapping = split(network.tensors())
     networks = with_mapping(build_stylegan3(state, config), mapping)
     # sizes, rates, bands, kernels and paddings: what was computed is what the file says
-    require_layout(
-        networks.synthesis.layouts,
-        {name: {key: layer.setting(key) for key in layer.state} for name, layer in inner.items()},
-    )
+    of_layers = [field.name for field in fields(LayerLayout) if field.name != "name"]
+    asked = {name: of_layers for name in names}
+    asked["input"] = ["channels", "size", "sampling_rate", "bandwidth"]
+    stated = {name: {key: inner[name].setting(key) for key in asked[name]} for name in inner}
+    require_layout(networks.synthesis.layouts, stated)
     return networks
 
 
@@ -123,9 +125,9 @@ def _channels(convolutions: list[Network]) -> dict[str, float]:
 
 
 def _number(layer: Network, name: str) -> float:
-    """A setting that is a finite number."""
+    """A setting that is a number."""
     value = layer.setting(name)
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or not -1e9 < value < 1e9:
         raise UserError(f"was built with {name} = {worded(value)}: only a number is read")
     return value
 
