@@ -15,7 +15,7 @@ gradient. What is different here:
   slope, and as Σ du·u = Σ g·x, g the gradient for x̂, also the gradient for d; that for s is
   Σ g·x̂/s. So no s may be 0, and TINY is added to those that are.
 - The transposed convolution of 2r + 1 pixels is, on a CPU, four small convolutions for its pixels
-  of even and odd rows and columns, since PyTorch's own takes twice as long or more.
+  of even and odd rows and columns: PyTorch's own takes longer (docs/performance.md).
 """
 
 from __future__ import annotations
