@@ -34,6 +34,7 @@ flags: .venv/installed
 stress: .venv/app-installed
 	$(BIN)/python tests/stress.py
 	$(BIN)/python tests/stress_evaluate.py
+	$(BIN)/python tests/stress_readers.py
 	$(BIN)/python tests/stress_page.py
 	$(BIN)/python -m pytest -m slow
 

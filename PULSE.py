@@ -15,6 +15,7 @@ lowest loss among those within eps, or else among all.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +29,18 @@ from cli.errors import UserError
 from fast.choose import FastForms
 from fast.cuda_graph import Recorder
 from fast.device import choose_device
+from generators.fit import Fit, cached_fit
 from generators.latents import Latent, draw, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
+from generators.quasi_newton import SphericalLBFGS
 from loss import LossBuilder
 from search_settings import OPTIMISERS, Settings, lr_multiplier, require_seed
 from SphericalOptimizer import SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
 Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)
+
+ASK_EVERY = 8  # steps on CUDA, where asking whether all pictures are found makes the device wait
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Result:
     total: float  # the loss of loss_str
     best_step: int  # from 0; −1 where no iterate had a finite loss
     within_eps: bool
+    steps: int  # iterates that could have been kept: fewer than were asked for with until "eps"
 
 
 class Search:
@@ -58,7 +64,9 @@ class Search:
 
     synthesize: what draws, generator.synthesis or a faster form of the same function. All that a
     step changes are tensors, in place, its own number and the learning rate among them: so that on
-    CUDA steps can be recorded and replayed (by `recorder`), and the device is never waited for.
+    CUDA steps can be recorded and replayed (by `recorder`), and the device is never waited for,
+    but to ask every few steps, with until "eps", whether all pictures are found. fit: needed for
+    the start "regression"; "lbfgs" is preconditioned by it.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class Search:
         save_intermediate: bool = False,
         on_step: Callable[[int, Figures], None] | None = None,
         recorder: Recorder | None = None,
+        fit: Fit | None = None,
     ):
         self.generator, self.synthesize = generator, synthesize
         self.settings, self.seeds = settings, seeds
@@ -79,12 +88,16 @@ class Search:
         device = generator.mean.device
         on_cuda = device.type == "cuda"
         ref_im = ref_im.to(device, copy=True)  # a recorded step's, into which later ones are copied
-        self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps)
+        self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps, settings.geocross_within)
 
         starts = [starting_point(generator, settings, seed) for seed in seeds]
-        self.v = torch.cat([v for v, _ in starts]).to(device).requires_grad_()  # (B, L or 1, d)
+        v = torch.cat([v for v, _ in starts]).to(device)
         maps = zip(*(noise for _, noise in starts), strict=True)
         self.noise = [torch.cat(each).to(device) for each in maps]  # each (B, 1, r, r)
+        if settings.start == "regression":
+            v = fit.start(generator, synthesize, ref_im, v, self.noise)
+        rows = 1 if settings.tile_latent else generator.num_layers
+        self.v = v.expand(-1, rows, -1).clone().requires_grad_()  # (B, L or 1, d)
         roles = settings.noise_roles(len(generator.noise_sizes))
         self.trained = [layer for layer, role in enumerate(roles) if role == "trainable"]
         variables = [self.v, *(self.noise[layer].requires_grad_() for layer in self.trained)]
@@ -98,15 +111,20 @@ class Search:
         self.rates = torch.tensor(rates, dtype=torch.float32 if on_cuda else torch.float64, **where)
         self.rate = self.rates[0].clone()  # of the present step, ()
         self.index = torch.zeros(1, dtype=torch.int64, **where)  # of the present step
-        self.steps_done = 0
-        optimiser = OPTIMISERS[settings.opt_name]
-        self.optimiser = SphericalOptimizer(
-            getattr(torch.optim, optimiser.name),
-            variables,
-            lr=self.rate,
-            **optimiser.options,
-            **(optimiser.on_cuda if on_cuda else {}),
-        )
+        self.steps_done, self.ended = 0, False
+        self.quasi_newton = settings.opt_name == "lbfgs"
+        if self.quasi_newton:
+            precondition = fit.preconditioner(rows, self.trained) if fit else list
+            self.optimiser = SphericalLBFGS(variables, self.rate, precondition)
+        else:
+            optimiser = OPTIMISERS[settings.opt_name]
+            self.optimiser = SphericalOptimizer(
+                getattr(torch.optim, optimiser.name),
+                variables,
+                lr=self.rate,
+                **optimiser.options,
+                **(optimiser.on_cuda if on_cuda else {}),
+            )
 
         B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
         self.best = {
@@ -116,6 +134,7 @@ class Search:
             "mse": torch.full((B,), torch.nan, device=device),
             "GEOCROSS": torch.full((B,), torch.nan, device=device),
             "step": torch.full((B,), -1, device=device),
+            "last": torch.full((B,), T - 1, device=device),  # the number of its last iterate
             "within": torch.zeros(B, dtype=torch.bool, device=device),
             "w": torch.zeros_like(self.v, requires_grad=False),
             **{layer: torch.zeros_like(self.noise[layer]).detach() for layer in self.trained},
@@ -132,11 +151,11 @@ class Search:
         return [*own, *self.optimiser.radii, *self.best.values()]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(self.steps_done, self.settings.steps):
+        while not self.ended:
             figures = self.step()
             if self.on_step is not None:
-                self.on_step(step, figures)
-            if self.save_intermediate or step + 1 == self.settings.steps:
+                self.on_step(self.steps_done - 1, figures)
+            if self.save_intermediate or self.ended:
                 yield self.pictures
 
     def step(self) -> Figures:
@@ -153,10 +172,20 @@ class Search:
         else:
             judged = self._descend()
         self.steps_done += 1
+        self.ended = last or self._all_found()
         self._iterates = judged["HR"], judged["LR"]
-        if last and self.replay is not None:
+        figures = {name: judged[name].clone() for name in ("L2", "GEOCROSS", "total")}
+        if self.ended and self.replay is not None:
             self._leave_recording()
-        return {name: judged[name].clone() for name in ("L2", "GEOCROSS", "total")}
+        return figures
+
+    def _all_found(self) -> bool:
+        """Whether no picture would keep a further iterate; asked seldom where that takes time."""
+        if self.settings.until != "eps":
+            return False
+        if self.index.device.type != "cpu" and self.steps_done % ASK_EVERY:
+            return False
+        return bool((self.best["last"] < self.steps_done).all())
 
     def _leave_recording(self) -> None:
         """The next search may have the memory in which this one was computed."""
@@ -168,15 +197,18 @@ class Search:
     def _descend(self) -> dict[str, Tensor]:
         """One step but the last: projected gradient descent. Changes tensors only, in place."""
         self.optimiser.zero_grad()
-        total, judged = self._judge()
-        total.sum().backward()
+        descent, judged = self._judge()
+        descent.sum().backward()
         self.rate.copy_(self.rates.index_select(0, self.index)[0])
-        self.optimiser.step()
+        if self.quasi_newton:  # within eps GEOCROSS may have another weight
+            self.optimiser.step(descent.detach(), judged["L2"] <= self.settings.eps)
+        else:
+            self.optimiser.step()
         self.index += 1
         return judged
 
     def _judge(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The present iterate's loss (B,), to be differentiated; itself, "HR" and "LR", and its
+        """What is to be differentiated of the present iterate (B,); itself, "HR" and "LR", and its
         figures. The best so far is kept.
         """
         w = self.generator.w_of(self.v)
@@ -185,24 +217,31 @@ class Search:
         self._keep_best(total.detach(), HR.detach(), w.detach(), terms)
         judged = {"HR": HR, "LR": terms["LR"], "L2": terms["mse"], "total": total}
         judged["GEOCROSS"] = terms["GEOCROSS"]
-        return total, {name: values.detach() for name, values in judged.items()}
+        return terms["descent"], {name: values.detach() for name, values in judged.items()}
 
     @torch.no_grad()
     def _keep_best(self, total: Tensor, HR: Tensor, w: Tensor, terms: dict[str, Tensor]) -> None:
         """Per picture: an iterate within eps beats all that are not; of two alike the lower total,
-        the earlier on a tie.
+        the earlier on a tie. With until "eps" the first one within is the last that counts, or one
+        so many steps later as `polish` says: whatever the rest of the batch does.
         """
         best = self.best
+        number = self.index.to(total.device)
         within = terms["mse"] <= self.settings.eps
         better = (within & ~best["within"]) | ((within == best["within"]) & (total < best["total"]))
-        better &= total.isfinite()
+        better &= total.isfinite() & (number <= best["last"])
+        if self.settings.until == "eps":
+            more = math.ceil(self.settings.polish * self.settings.steps)
+            ends = (number + more).clamp(max=self.settings.steps - 1)
+            found = within & ~best["within"] & better
+            torch.where(found, ends, best["last"], out=best["last"])
         present = {
             "HR": HR,
             "LR": terms["LR"],
             "total": total,
             "mse": terms["mse"],
             "GEOCROSS": terms["GEOCROSS"],
-            "step": self.index.to(total.device).expand_as(best["step"]),
+            "step": number.expand_as(best["step"]),
             "within": within,
             "w": w,
             **{layer: self.noise[layer].detach() for layer in self.trained},
@@ -238,6 +277,7 @@ class Search:
         """What was reached so far, one Result per picture."""
         names = ("mse", "GEOCROSS", "total", "step", "within")
         columns = [self.best[name].tolist() for name in names]
+        columns.append((self.best["last"] + 1).clamp(max=self.steps_done).tolist())
         return [Result(*row) for row in zip(self.seeds, *columns, strict=True)]
 
 
@@ -269,7 +309,9 @@ class PULSE:
         if self.device.type != "cpu":
             _ = self.generator.sha256  # hashed here: later it would copy every weight back
         self.generator.to(self.device)
-        self._forms = FastForms(self.generator.synthesis, Path(cache_dir), compile, precision)
+        self.cache_dir, self.progress = Path(cache_dir), progress
+        self._forms = FastForms(self.generator.synthesis, self.cache_dir, compile, precision)
+        self._fits: dict[str, Fit] = {}
         self.precision = self._forms.precision
         self._form: Synthesize = self.generator.synthesis  # of the last search: a fast one
 
@@ -284,6 +326,22 @@ class PULSE:
         """
         self._form = self._forms.choose(steps, like)
         return self._form
+
+    def fit_for(self, settings: Settings, side: int) -> Fit | None:
+        """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
+        the first use of a generator, which takes as long as about ten searches, and cached.
+        """
+        if settings.start != "regression" and settings.opt_name != "lbfgs":
+            return None
+        form = self.fast_form(settings.steps)
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 0
+        made_by = f"{self.device.type} {threads} {form.formulation} {self.precision}"
+        key = f"{side} {made_by}"
+        if key not in self._fits:
+            self._fits[key] = cached_fit(
+                self.generator, form, side, self.cache_dir, made_by, self.progress
+            )
+        return self._fits[key]
 
     def free_memory(self) -> None:
         """After a search for which memory was not enough: give the device back what is unused."""
@@ -312,7 +370,7 @@ class PULSE:
         Raises: UserError, a ValueError of one sentence, for a tensor, seed or setting that cannot
         be used; TypeError for an unknown name.
         """
-        settings = dataclasses.replace(settings or Settings(), **changes)
+        settings = dataclasses.replace(settings, **changes) if settings else Settings(**changes)
         settings.check()
         settings.noise_roles(len(self.generator.noise_sizes))
         if ref_im.ndim == 3:
@@ -341,6 +399,7 @@ class PULSE:
             save_intermediate=save_intermediate,
             on_step=on_step,
             recorder=self._forms.recorder(settings.steps),
+            fit=self.fit_for(settings, ref_im.shape[-1]),
         )
 
     def map(self, z: Tensor) -> Tensor:

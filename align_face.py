@@ -9,8 +9,13 @@ Put photographs into the folder realpics (or input) and run this once, then run.
     python align_face.py -input_dir holiday.jpg -output_dir faces -output_size 64 -upscale 2
         one photograph, whose faces are small: enlarged x2 before faces are searched in it
 
-Pictures that are aligned already, or that show no face the detector knows, need no search:
--mode resize takes their central square and downscales it just as well.
+    python align_face.py -faces largest -min_size 80
+        of each photograph only the largest face, if it is at least 80 pixels wide; the detector's
+        scores are printed and stand in faces.csv, beside the faces
+
+A photograph that shows no face is searched again on its sides and its head, and the turn that held
+one is said. Pictures that are aligned already, or that show no face the detector knows, need no
+search: -mode resize takes their central square and downscales it just as well.
 
     python align_face.py -output_dir noisy -degrade gaussian:25 -seed 0
         the same faces with noise, as in the paper's robustness experiment: gaussian:STD (of 255)
@@ -27,10 +32,8 @@ done; 2 the flags or folders cannot be used, nothing was begun.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +68,17 @@ def parser() -> Parser:
         type=float,
     )
     parser.flag(
+        "faces",
+        "all, largest, or a number: so many of the largest faces of each photograph",
+        default="all",
+    )
+    parser.flag(
+        "min_size",
+        "pass over faces whose square, brow to chin, has fewer pixels a side in the photograph",
+        default=0,
+        type=int,
+    )
+    parser.flag(
         "mode",
         "face: find faces and cut them out; resize: take the central square, without a search",
         default="face",
@@ -87,15 +101,18 @@ def main() -> int:
     args = parser().parse_args()
     # Here, so that -h answers before anything heavy is imported.
     from imaging.degradations import parse
+    from imaging.face_choice import FaceChoice
     from imaging.face_crop import CROP, FaceFinder
     from imaging.face_files import AlignOptions, Photograph, settled_seed
-    from imaging.pictures import pictures_in
+    from imaging.face_records import FaceRecords, summary
+    from imaging.pictures import clashes, pictures_in
     from imaging.provenance import ALIGNED_FROM, picture_text
 
     options = AlignOptions(
         output_dir=args.output_dir,
         output_size=args.output_size,
         upscale=args.upscale,
+        choice=FaceChoice.parse(args.faces, args.min_size),
         mode=args.mode,
         degradation=None if args.degrade is None else parse(args.degrade),
         seed=args.seed,
@@ -112,30 +129,35 @@ def main() -> int:
     photographs = [Photograph(path, options) for path in paths]
     todo = [photograph for photograph in photographs if args.overwrite or not photograph.is_done()]
     search = todo and args.mode == "face"
+    records = FaceRecords(args.output_dir) if search else None
     finder = FaceFinder(args.cache_dir, not args.quiet) if search else None
 
     if others and not args.quiet:
         tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
-    stems = Counter(os.path.normcase(path.stem) for path in paths)
-    faces = []  # of each photograph that is done, how many
+    rivals = clashes(paths, "become {stem}_0.png too")
+    made = []  # the faces of each photograph that is done
     progress = Progress(len(todo), "photograph", quiet=args.quiet)
     for photograph in todo:
         progress.live(photograph.path.name)
         try:
-            if stems[os.path.normcase(photograph.path.stem)] > 1:
-                name = photograph.target(0).name
-                raise UserError(f"another photograph would become {name} too: rename one of them")
-            faces.append(photograph.write_faces(finder))
+            if photograph.path in rivals:
+                raise UserError(rivals[photograph.path])
+            made.append(photograph.write_faces(finder))
+            if records:
+                progress.say(f"{photograph.path.name}: {summary(made[-1])}")
+                records.add(made[-1])
         except UserError as error:
             progress.error(f"{photograph.path.name}: {error}")
         progress.advance()
     progress.close()
+    if records:
+        records.tidy()
 
-    refused, aligned = len(todo) - len(faces), len(pictures) - len(paths)
+    refused, aligned = len(todo) - len(made), len(pictures) - len(paths)
     if todo:
         size = args.output_size or (CROP if args.mode == "face" else 0)
-        made = f"{count(sum(faces), 'face')} from {count(len(faces), 'photograph')}"
-        tell(f"{made} in {args.output_dir}" + f", {size}x{size} pixels" * bool(size))
+        faces = f"{count(sum(map(len, made)), 'face')} from {count(len(made), 'photograph')}"
+        tell(f"{faces} in {args.output_dir}" + f", {size}x{size} pixels" * bool(size))
     if len(todo) < len(photographs):
         kept = count(len(photographs) - len(todo), "photograph")
         tell(f"{kept} passed over: the faces are there already (-overwrite makes them again)")

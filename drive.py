@@ -28,7 +28,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 from cli.progress import tell
 from safe_files import hex_digest, hold_lock, sha256
 
@@ -403,7 +403,7 @@ def _ask(session, url: str, budget: _Budget):
         try:
             answers.append(session.get(url, stream=True, timeout=(seconds, READ_TIMEOUT)))
         except Exception as error:
-            answers.append(_network_failure(error))
+            answers.append(error if is_mistake(error) else _network_failure(error))
 
     # Nothing can interrupt a name look-up, so it is left behind in its thread when time is up.
     thread = Thread(target=ask, daemon=True)
@@ -411,7 +411,7 @@ def _ask(session, url: str, budget: _Budget):
         thread.start()
         thread.join(seconds)
     answer = answers[0] if answers else _Failure("timed out")
-    if isinstance(answer, _Failure):
+    if isinstance(answer, Exception):
         raise answer
     budget.first_answer_by = budget.answer_by = math.inf
     return answer

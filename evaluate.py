@@ -22,7 +22,7 @@ import textwrap
 from pathlib import Path
 
 from cli.command import OK, SOME_REFUSED, Parser, run_command
-from cli.errors import UserError
+from cli.errors import UserError, escaped
 from cli.guest import as_found
 from cli.progress import Progress, tell
 from evaluation.options import EvaluateOptions
@@ -82,11 +82,14 @@ def main() -> int:
         return SOME_REFUSED
 
     document = tables.summarise(str(runs), evaluation)
-    title, notes, shown = document["title"], document["notes"], tables.of_document(document)
-    print(title, *(f"\n{tables.as_text(table)}" for table in shown), "", sep="\n")
+    title, notes = escaped(document["title"]), document["notes"]  # it names the folder
+    shown = tables.of_document(document)
+    tell(title, "")
+    for table in shown:
+        tell(*tables.as_text(table).splitlines(), "")
     for line in notes:
         # paths and addresses stay whole, to be copied
-        print(textwrap.fill(line, 100, subsequent_indent="  ", **WHOLE_WORDS))
+        tell(*textwrap.wrap(line, 100, subsequent_indent="  ", **WHOLE_WORDS))
     markdown = [f"# {title}\n", *map(tables.as_markdown, shown), *(f"{line}\n" for line in notes)]
     texts = {
         "json": tables.as_json(document),

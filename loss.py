@@ -41,21 +41,25 @@ class LossBuilder(nn.Module):
     """The loss of `loss_str`, per image.
 
     `ref_im` (B, 3, h, h) in [0, 1] is the LR. `eps` bounds L2 and L1 from below, so that a picture
-    that explains the LR well enough is improved in the other terms only.
+    that explains the LR well enough is improved in the other terms only. geocross_within: the
+    weight of GEOCROSS in "descent", what a step descends on, for a picture within eps; None for
+    that of `loss_str`, which outside eps it always has.
 
     Raises: ValueError where `loss_str` does not parse.
     """
 
-    def __init__(self, ref_im: Tensor, loss_str: str, eps: float):
+    def __init__(
+        self, ref_im: Tensor, loss_str: str, eps: float, geocross_within: float | None = None
+    ):
         super().__init__()
-        self.ref_im, self.eps = ref_im, eps
+        self.ref_im, self.eps, self.geocross_within = ref_im, eps, geocross_within
         self.terms = parse_loss(loss_str)
         self._downscale: BicubicDownSample | None = None
 
     def forward(self, w: Tensor, HR: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """w (B, L, d); HR (B, 3, S, S), not clamped → total (B,), and {"LR": DS(HR) (B, 3, h, h),
         "mse": mean squared difference (B,), not bounded by eps, and "L2", "L1", "GEOCROSS": (B,),
-        each whether it is part of the total or not}.
+        each whether it is part of the total or not; "descent": (B,), what is to be differentiated}.
         """
         factor = HR.shape[-1] // self.ref_im.shape[-1]
         if self._downscale is None or self._downscale.factor != factor:
@@ -68,5 +72,8 @@ class LossBuilder(nn.Module):
             "L1": 10 * l1(difference).clamp(min=self.eps),
             "GEOCROSS": geocross(w),
         }
-        total = sum(weight * values[term] for weight, term in self.terms)
-        return total, {"LR": LR, "mse": mse, **values}
+        total = descent = sum(weight * values[term] for weight, term in self.terms)
+        if self.geocross_within is not None:
+            more = self.geocross_within - sum(w for w, term in self.terms if term == "GEOCROSS")
+            descent = total + torch.where(mse <= self.eps, more, 0.0) * values["GEOCROSS"]
+        return total, {"LR": LR, "mse": mse, **values, "descent": descent}

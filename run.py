@@ -33,8 +33,8 @@ from safe_files import require_folder_writable
 from search_settings import Settings
 
 ADVICE = (
-    "To come closer: more steps (-steps 200), -retries 3, another -seed, less GEOCROSS in "
-    "-loss_str, a better aligned face; a larger -eps accepts more."
+    "To come closer: -search quick, more steps (-steps 200), -retries 3, another -seed, less "
+    "GEOCROSS in -loss_str, a better aligned face; a larger -eps accepts more."
 )
 
 

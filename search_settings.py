@@ -28,10 +28,39 @@ OPTIMISERS = {
     "adam": Optimiser("Adam", {}, {"capturable": True, "foreach": True}),
     "sgdm": Optimiser("SGD", {"momentum": 0.9}, {"fused": True}),
     "adamax": Optimiser("Adamax", {}, {"capturable": True, "foreach": True}),
+    "lbfgs": Optimiser("generators.quasi_newton.SphericalLBFGS"),
 }
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")
 LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")  # what lr_multiplier computes
+STARTS = ("free", "tied", "regression")  # where v begins: generators/latents.py, starts.py
+UNTIL = ("steps", "eps")
+SEARCHES = {  # the named searches: the defaults of the settings in which they differ
+    "paper": {
+        "loss_str": "100*L2+0.05*GEOCROSS",
+        "geocross_within": None,
+        "start": "free",
+        "opt_name": "adam",
+        "learning_rate": 0.4,
+        "lr_schedule": "linear1cycledrop",
+    },
+    "quick": {
+        "loss_str": "100*L2+0.01*GEOCROSS",
+        "geocross_within": 0.1,
+        "start": "regression",
+        "opt_name": "lbfgs",
+        "learning_rate": 1.0,
+        "lr_schedule": "fixed",
+    },
+}
+# Settings that early records and latent files lack, as they were before there was a choice.
+ADDED = {
+    "search": "paper",
+    "geocross_within": None,
+    "start": "free",
+    "until": "steps",
+    "polish": 0.0,
+}
 COMPILE = ("auto", "on", "off")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DEFAULT_TRAINABLE_NOISE_LAYERS = 5
@@ -89,14 +118,36 @@ def setting(default, help: str, shown: str | None = None, kind: Callable | None 
     return field(default=default, metadata=about)
 
 
+def by_search(name: str, help: str, kind: Callable = str, **options):
+    """A setting whose default the named search decides."""
+    paper, quick = (SEARCHES[search][name] for search in ("paper", "quick"))
+    shown = f"{'as loss_str' if paper is None else paper}; with -search quick {quick}"
+    return setting(None, help, shown, kind, **options)
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How to search; one for all pictures of a run. `check()` before use."""
+    """How to search; one for all pictures of a run. `check()` before use.
 
-    loss_str: str = setting(
-        "100*L2+0.05*GEOCROSS",
+    What is None here and differs between the named searches is filled in at once: `Settings()` has
+    the paper's values, `Settings(search="quick")` those of "quick".
+    """
+
+    search: str = setting(
+        "paper",
+        "paper, the published one, or quick, which finds more faces in as many steps: it sets the "
+        "defaults of six of the settings below",
+        choices=tuple(SEARCHES),
+    )
+    loss_str: str | None = by_search(
+        "loss_str",
         "what is minimised: a sum of weight*TERM, the terms L2, L1 and GEOCROSS; more GEOCROSS for "
         "more natural faces, less to come closer to the LR",
+    )
+    geocross_within: float | None = by_search(
+        "geocross_within",
+        "weight of GEOCROSS for the steps of a picture that is within eps: there it may be large",
+        float,
     )
     eps: float = setting(
         2e-3,
@@ -126,26 +177,55 @@ class Settings:
         shown="17",
         kind=str,
     )
-    opt_name: str = setting("adam", "sgd, adam, sgdm (momentum 0.9) or adamax")
-    learning_rate: float = setting(
-        0.4,
+    start: str | None = by_search(
+        "start",
+        "free (a latent for each layer), tied (one for all layers, which then go their ways) or "
+        "regression (one, corrected by what a linear fit to this generator's pictures says)",
+        choices=STARTS,
+    )
+    opt_name: str | None = by_search(
+        "opt_name",
+        "sgd, adam, sgdm (momentum 0.9), adamax or lbfgs (second-order steps)",
+    )
+    learning_rate: float | None = by_search(
+        "learning_rate",
         "of the optimiser; each variable lives on a sphere of radius about √d, so steps are long",
+        float,
     )
     steps: int = setting(
         100, "iterates that are judged; more come closer, the schedule stretches over them"
     )
-    lr_schedule: str = setting(
-        "linear1cycledrop",
+    until: str = setting(
+        "steps",
+        "steps, or eps: a search ends at its first iterate within eps, a batch when all are",
+        choices=UNTIL,
+    )
+    polish: float = setting(
+        0.0,
+        "with -until eps: the share of the steps for which a search goes on from there, to become "
+        "more natural",
+    )
+    lr_schedule: str | None = by_search(
+        "lr_schedule",
         "multiplier of the learning rate: fixed, linear1cycle (0.1 up to 1 and down again) or "
         "linear1cycledrop (the same, then down to 0.001)",
     )
+
+    def __post_init__(self):
+        for name, value in SEARCHES.get(self.search, {}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def check(self) -> None:
         """Raises: UserError, one sentence, for the first setting that no generator could be
         searched with.
         """
+        if self.search not in SEARCHES:
+            raise UserError(f"search {self.search!r} is unknown: use {', '.join(SEARCHES)}")
         parse_loss(self.loss_str)
         for name, known in (
+            ("start", STARTS),
+            ("until", UNTIL),
             ("noise_type", NOISE_TYPES),
             ("opt_name", OPTIMISERS),
             ("lr_schedule", LR_SCHEDULES),
@@ -158,6 +238,12 @@ class Settings:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be a number above 0, not {value}")
+        for name in ("geocross_within", "polish"):
+            value = getattr(self, name)
+            if value is None and name == "geocross_within":
+                continue
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+                raise UserError(f"{name} must be a number of at least 0, not {value}")
         require_positive("steps", self.steps)
         number = self.num_trainable_noise_layers
         if number is not None and (not isinstance(number, int) or number < 0):

@@ -20,10 +20,11 @@ from typing import NoReturn
 
 from cli.errors import UserError, escaped
 from cli.guest import owns_process
-from cli.progress import tell
+from cli.progress import Unprintable, tell
 
 # Exit statuses of every command.
 OK, SOME_REFUSED, UNUSABLE = 0, 1, 2
+GONE = "the folder in which this was started does not exist any more: change to another one (cd)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -163,7 +164,7 @@ def status_of(main) -> int:
     try:
         with stopping_on_signals():
             status = main()
-            sys.stdout.flush()
+            tell()  # flushes
             return status
     except UserError as error:
         first, *more = error.lines
@@ -178,7 +179,29 @@ def status_of(main) -> int:
                 file=sys.stderr,
             )
         return 128 + getattr(stopped, "signum", signal.SIGINT)
+    except Unprintable as error:
+        tell(f"{program}: error: stdout cannot be written ({error})", file=sys.stderr)
+        forget_stdout()
+        return SOME_REFUSED
+    except FileNotFoundError:
+        if has_folder():
+            raise
+        tell(f"{program}: error: {GONE}", file=sys.stderr)
+        return UNUSABLE
     except BrokenPipeError:  # `run.py | head` closed our output: not an error of ours
-        if owns_process():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         return OK
+
+
+def has_folder() -> bool:
+    """Whether the folder in which the process runs exists: it may have been removed meanwhile."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
+
+def forget_stdout() -> None:
+    """What is still to be written on it would fail once more when the process ends."""
+    if owns_process():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

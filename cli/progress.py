@@ -11,12 +11,28 @@ from typing import TextIO
 from cli.errors import escaped
 
 
+class Unprintable(Exception):
+    """What was to be printed on stdout could not be: its disk is full, for example."""
+
+
 def tell(*lines: object, file: TextIO | None = None) -> None:
     """Print each of `lines`, on stdout unless `file` says otherwise. The one place where names and
-    other people's text are escaped for the terminal.
+    other people's text are escaped for the terminal. What was printed before is flushed.
+
+    Where stderr takes nothing, because the disk of a log is full or its reader has gone, the work
+    goes on without it. Raises: Unprintable, or BrokenPipeError, of stdout.
     """
-    for line in lines:
-        print(escaped(line), file=file, flush=True)
+    stream = sys.stdout if file is None else file
+    try:
+        for line in lines:
+            print(escaped(line), file=stream)
+        stream.flush()
+    except OSError as error:
+        if stream is sys.stderr:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise Unprintable(error.strerror) from None
 
 
 def some(names: Iterable[Path | str]) -> str:

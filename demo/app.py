@@ -33,7 +33,10 @@ from cli.errors import UserError  # noqa: E402
 from cli.progress import tell  # noqa: E402
 
 ABOUT = {  # resolution, and what is said of it
-    "demo": (64, "64 pixels, in this repository, about a second a face. Licence: research only."),
+    "demo": (
+        64,
+        "64 pixels, in this repository, about a second a face. Licence: research, non-commercial.",
+    ),
     "ffhq": (
         1024,
         "1024 pixels, NVIDIA's StyleGAN of FFHQ. About 105 MB are downloaded before the first "

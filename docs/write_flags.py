@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 MODULES = (
     *("run", "align_face", "evaluate", "experiments", "bench", "convert"),
     *("training.train", "training.grow", "training.export", "training.score", "demo.app"),
+    "evaluation.naturalness",
 )
 HEAD = """\
 # Every flag

@@ -28,6 +28,15 @@ from search_settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 DEFAULTS = "defaults"
 KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: noise maps
     (DEFAULTS, "", DEFAULTS, ""),
+    ("quick", "search", "quick", "-search quick"),
+    ("quick-until-eps", "search", "quick until eps", "-search quick -until eps"),
+    ("quick-tied", "search", "quick, tied start", "-search quick -start tied"),
+    (
+        *("quick-adam", "search", "quick, adam"),
+        "-search quick -opt_name adam -learning_rate 0.8 -lr_schedule linear1cycledrop",
+    ),
+    ("start-tied", "start", "tied start", "-start tied"),
+    ("start-regression", "start", "start by regression", "-start regression"),
     ("steps-50", "steps", "50 steps", "-steps 50"),
     ("steps-200", "steps", "200 steps", "-steps 200"),
     ("steps-400", "steps", "400 steps", "-steps 400"),
@@ -38,6 +47,10 @@ KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: nois
     ("optimiser-adamax", "optimiser", "adamax", "-opt_name adamax"),
     ("optimiser-sgdm", "optimiser", "sgdm", "-opt_name sgdm"),
     ("optimiser-sgd", "optimiser", "sgd", "-opt_name sgd"),
+    (
+        *("optimiser-lbfgs", "optimiser", "lbfgs"),
+        "-opt_name lbfgs -learning_rate 1 -lr_schedule fixed",
+    ),
     ("noise-all", "noise", "all {} noise maps searched", "-num_trainable_noise_layers {}"),
     ("noise-fixed", "noise", "noise fixed", "-noise_type fixed"),
     ("noise-zero", "noise", "noise zero", "-noise_type zero"),
@@ -45,6 +58,10 @@ KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: nois
     ("geocross-0", "GEOCROSS", "GEOCROSS weight 0", "-loss_str 100*L2"),
     ("geocross-0.01", "GEOCROSS", "GEOCROSS weight 0.01", "-loss_str 100*L2+0.01*GEOCROSS"),
     ("geocross-0.2", "GEOCROSS", "GEOCROSS weight 0.2", "-loss_str 100*L2+0.2*GEOCROSS"),
+    (
+        *("geocross-within", "GEOCROSS", "GEOCROSS weight 0.01, within eps 0.1"),
+        "-loss_str 100*L2+0.01*GEOCROSS -geocross_within 0.1",
+    ),
     ("eps-0.001", "eps", "eps 0.001", "-eps 0.001"),
 )
 DEGRADATIONS = ("gaussian:25", "gaussian:50", "saltpepper:0.05", "motion:100")  # the paper's

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from bicubic import BicubicDownSample
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 
 # Smaller differences are what float64 arithmetic leaves of equal pixels.
 ROUNDING = 1e-9
@@ -109,6 +109,8 @@ class ExternalMetric:
         except UserError as error:
             self.failure = str(error)
         except Exception as error:  # another package may break in any way
+            if is_mistake(error):
+                raise
             why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
             self.failure = f"its package or its weights failed ({why}): install them anew"
         else:

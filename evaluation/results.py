@@ -13,7 +13,7 @@ from PIL import Image
 
 from cli.errors import UserError, escaped
 from cli.progress import some
-from imaging.pictures import pictures_in, read_picture
+from imaging.pictures import is_readable, pictures_in, read_picture
 from imaging.provenance import storable
 from runner.records import read_record
 
@@ -188,6 +188,8 @@ class PictureFolder:
     def read(self, name: str) -> Image.Image:
         """Raises: UserError, one sentence."""
         alike = self.by_stem.get(Path(name).stem, [])
+        if name not in self.by_name and len(alike) > 1:
+            alike = [picture for picture in alike if is_readable(picture)] or alike[:1]
         if name not in self.by_name and len(alike) > 1:
             raise UserError(f"several pictures have its name: keep one of {some(alike)}")
         path = self.by_name.get(name) or next(iter(alike), None)

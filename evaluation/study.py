@@ -189,7 +189,7 @@ def write_study(options: StudyOptions, rows: list[dict], side: int, command: str
     parts = [f"# Which knob matters\n\n{about} {ablation.NOTE}\n"]
     for table, heading in ((knobs, ""), (robustness, ablation.ROBUSTNESS)):
         if table:
-            print(tables.as_text(table), end="\n\n")
+            tell(*tables.as_text(table).splitlines(), "")
             parts += [*filter(None, [heading]), tables.as_markdown(table)]
     texts = {
         "experiments.json": tables.as_json({"about": about, "experiments": rows}),

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cli.errors import is_mistake
 from fast.device import first_line
 from fast.memory import is_out_of_memory
 
@@ -173,8 +174,8 @@ class Replay:
         try:
             recorded = self.recorder.record(step)
         except Exception as error:  # of whatever kind: CUDA's own, or a driver too old
-            if is_out_of_memory(error):
-                raise  # the batch is too large, recorded or not
+            if is_mistake(error) or is_out_of_memory(error):
+                raise  # in the latter case the batch is too large, recorded or not
             self.recorder.refused = True
             log.warning(
                 f"steps are not replayed ({first_line(error)}): slower, and otherwise the same"

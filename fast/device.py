@@ -84,13 +84,14 @@ def run_kernel(device: torch.device) -> None:
 
 def _sentence(device: torch.device, error: str) -> str:
     """What `error`, the first line of what PyTorch said, means for someone who wants to search."""
-    name, capability, built_for = str(device), None, []
+    name, capability, architectures = str(device), None, []
     try:
         name = f"{torch.cuda.get_device_name(device)} ({device})"
         capability = torch.cuda.get_device_capability(device)
-        built_for = _capabilities(torch.cuda.get_arch_list())
+        architectures = torch.cuda.get_arch_list()
     except Exception:  # a device that fails may fail here as well
         pass
+    built_for = _capabilities(architectures)
     if "busy or unavailable" in error or "out of memory" in error:
         return f"{name} is held by another program, or its memory is full ({error})"
     if "no kernel image" in error or "SM <" in error or "not compatible" in error:

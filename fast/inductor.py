@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cli.errors import is_mistake
 from fast.device import first_line
 from fast.synthesis import Kernels, TorchKernels, channels_last
 
@@ -108,5 +109,7 @@ def load(
         x = channels_last(torch.ones(1, 16, 8, 8, device=device))
         compile_forms(TorchKernels().sums)(x, x, torch.zeros(1, 16, device=device))
     except Exception as error:  # no Triton, no compiler, a GPU too old for it
+        if is_mistake(error):
+            raise
         return None, f"torch.compile failed: {reason(error)}"
     return kernels, ""

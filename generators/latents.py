@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 from safe_files import atomic_write
-from search_settings import Settings, require_seed
+from search_settings import ADDED, Settings, require_seed
 
 if TYPE_CHECKING:
     from generators.load import Generator
@@ -46,14 +46,15 @@ class Latent:
 def starting_point(
     generator: Generator, settings: Settings, seed: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """v (1, L, d), or (1, 1, d) with tile_latent, and noise maps (1, 1, r, r) of one picture, on
-    the CPU.
+    """v (1, L, d), or (1, 1, d) where all layers begin with one latent, and noise maps (1, 1, r, r)
+    of one picture, on the CPU.
 
     Drawn in this order from one CPU generator, so that one seed starts at one point on every
     device; a zeroed layer draws nothing.
     """
     random = torch.Generator().manual_seed(seed)
-    rows = 1 if settings.tile_latent else generator.num_layers
+    one = settings.tile_latent or settings.start != "free"
+    rows = 1 if one else generator.num_layers
     v = torch.randn(1, rows, generator.dlatent_size, generator=random)
     noise = []
     roles = settings.noise_roles(len(generator.noise_sizes))
@@ -122,7 +123,8 @@ def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
 
 
 def _settings(record: dict) -> Settings:
-    return Settings(**{field.name: record["settings"][field.name] for field in fields(Settings)})
+    there = ADDED | record["settings"]
+    return Settings(**{field.name: there[field.name] for field in fields(Settings)})
 
 
 def write_latent(path: Path, latent: Latent, record: dict) -> None:
@@ -168,6 +170,8 @@ def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
     except (zipfile.BadZipFile, EOFError):
         reason = "it is no .npz file, or cut off: give one that -save_latent wrote"
     except Exception as error:  # damaged archives and headers break numpy in any way
+        if is_mistake(error):
+            raise
         if isinstance(error, OSError) and error.strerror:
             reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
         else:

@@ -68,10 +68,10 @@ def _stylegan2(network: Network, layers: dict[str, Network]) -> Networks:
         conv_clamp=_shared(convolutions, "conv_clamp"),
         architecture=_shared(blocks, "architecture"),
     )
-    _require(network, img_resolution=networks.synthesis.resolution)
-    noisy = [layer for layer in convolutions if "use_noise" in layer.state]
-    for layer in noisy:
-        _require(layer, use_noise=networks.synthesis.config["use_noise"])
+    sizes = list(networks.synthesis.blocks)
+    _require(network, img_resolution=sizes[-1])
+    for name in ("b4.conv1", *(f"b{size}.conv{i}" for size in sizes[1:] for i in (0, 1))):
+        _require(layers[f"synthesis.{name}"], use_noise=networks.synthesis.config["use_noise"])
     return networks
 
 
@@ -86,9 +86,12 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
     if len(names) != depth + 1 or depth < 1:
         raise UserError(f"was built with num_layers = {depth}, and holds {len(names)} layers")
     clamp = _shared(convolutions, "conv_clamp")
+    state, mapping = split(network.tensors())
+    filters = state.get(f"{names[0]}.down_filter")
+    radial = filters is not None and filters.ndim == 2
     config = {
         "resolution": _number(network, "img_resolution"),
-        "family": "stylegan3-r" if convolutions[0].setting("down_radial") else "stylegan3-t",
+        "family": "stylegan3-r" if radial else "stylegan3-t",
         "dlatent_size": _number(network, "w_dim"),
         "depth": depth,
         "num_critical": _number(synthesis, "num_critical"),
@@ -96,9 +99,13 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
         "output_scale": _number(synthesis, "output_scale"),
         "conv_clamp": math.inf if clamp is None else clamp,
     } | _channels(convolutions[:-1])
-    state, mapping = split(network.tensors())
     networks = with_mapping(build_stylegan3(state, config), mapping)
     # sizes, rates, bands, kernels and paddings: what was computed is what the file says
+    needed = {name: ["up_factor", "down_factor", "padding"] for name in names}
+    needed["input"] = ["size", "sampling_rate", "bandwidth"]
+    for name, keys in needed.items():
+        for key in keys:
+            inner[name].setting(key)
     require_layout(
         networks.synthesis.layouts,
         {name: {key: layer.setting(key) for key in layer.state} for name, layer in inner.items()},
@@ -123,9 +130,9 @@ def _channels(convolutions: list[Network]) -> dict[str, float]:
 
 
 def _number(layer: Network, name: str) -> float:
-    """A setting that is a finite number."""
+    """A setting that is a number."""
     value = layer.setting(name)
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or not -1e9 < value < 1e9:
         raise UserError(f"was built with {name} = {worded(value)}: only a number is read")
     return value
 

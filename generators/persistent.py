@@ -90,21 +90,20 @@ class StoredTensor:
 
         Raises: UserError where it reaches beyond its storage.
         """
-        numbers = [self.offset]
-        for each in (self.size, self.stride):
-            numbers += each if isinstance(each, tuple) else [-1]
-        if not isinstance(self.storage, Storage) or len(self.size) != len(self.stride):
+        size, stride = self.size, self.stride
+        tuples = isinstance(size, tuple) and isinstance(stride, tuple)
+        if not (isinstance(self.storage, Storage) and tuples and len(size) == len(stride)):
             raise UserError(f"does not fit: {key} is no tensor of stored numbers")
-        if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
+        if not all(type(n) is int and 0 <= n < 2**48 for n in (self.offset, *size, *stride)):
             raise UserError(f"does not fit: {key} has an impossible size or stride")
         raw = self.storage.raw
         if id(raw) not in storages:
             storages[id(raw)] = _read_storage(raw)
         storage = storages[id(raw)]
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
-        if 0 not in self.size and last >= len(storage):
+        last = self.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if 0 not in size and last >= len(storage):
             raise UserError(f"does not fit: {key} reaches beyond its storage")
-        return storage.as_strided(self.size, self.stride, self.offset)
+        return storage.as_strided(size, stride, self.offset)
 
 
 class Storage:

@@ -41,7 +41,7 @@ def recognises(content: dict) -> bool:
 
 def read(content: dict) -> Networks:
     """Raises: UserError, worded to follow the name of the file."""
-    state = tensors(_generator(content))
+    state = dict(tensors(_generator(content)))
     content.clear()  # the memory of g, d and their optimisers
     found: State = {}
     for key, tensor in state.items():

@@ -9,6 +9,7 @@ to follow the name of the file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
@@ -27,12 +28,14 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 
 # How a file begins that torch.save wrote before PyTorch 1.6: a pickle of its magic number.
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LONG = 1 << 14  # bytes; a string of so many stays in its file
+LONGEST = 1 << 26  # bytes; other strings, and those of Python 2, are shorter
 MOST_INSTRUCTIONS = 1_000_000  # of a pickle; published networks have fewer than 100,000
+TOO_MANY = f"is a pickle of more than {MOST_INSTRUCTIONS:,} instructions: no generator is"
 StandIns = dict[tuple[str, str], type]  # (module, name), as a pickle asks for it → stand-in
 
 
@@ -73,12 +76,18 @@ def load_torch(source: Path | BinaryIO) -> object:
         if isinstance(source, Path) and zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
+        if isinstance(source, Path) and unpacked <= source.stat().st_size:
+            _require_few_instructions(source)
         # torch.save compresses nothing, a bomb does
         if unpacked == 0 or unpacked <= source.stat().st_size:
             with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
                 warnings.simplefilter("ignore")  # about pickles of other versions
                 return torch.load(source, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged or hostile file provokes
+        if is_mistake(error):
+            raise
         if unsafe := re.search(r"GLOBAL (\S+)", str(error)):  # else it says how to run the code
             words = f"cannot be read: it asks for {unsafe[1]}, which no generator needs"
         else:
@@ -86,6 +95,49 @@ def load_torch(source: Path | BinaryIO) -> object:
             words = f"cannot be read as PyTorch weights ({reason}): if damaged, fetch it again"
         raise UserError(words) from None
     raise UserError(f"would unpack to {unpacked / 1e6:.0f} MB, more than it has: not opened")
+
+
+def _require_few_instructions(path: Path) -> None:
+    """Raises: UserError where the pickles of a file of torch.save are too long: PyTorch reads them
+    slowly. What is damaged is left to PyTorch.
+    """
+    number, pickles = 0, 1
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(ValueError, IndexError))
+        file = stack.enter_context(open(path, "rb"))
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            file = stack.enter_context(archive.open(names[0]))
+        else:
+            pickles = 5  # magic number, version, type sizes, the content, its keys
+        for _ in range(pickles):
+            for _ in pickletools.genops(_Bounded(file)):
+                number += 1
+                if number > MOST_INSTRUCTIONS:
+                    break
+    if number > MOST_INSTRUCTIONS:
+        raise UserError(TOO_MANY)
+
+
+class _Bounded:
+    """A file, of which no part of a pickle is longer than any string of a generator: what is longer
+    would fill the memory.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.tell = file, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > LONGEST:
+            raise ValueError(f"a string of {size} bytes")
+        return self.file.read(size)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(LONGEST)
+        if len(line) == LONGEST:
+            raise ValueError(f"a line of {LONGEST} bytes and more")
+        return line
 
 
 def unpickle(file: BinaryIO, *stand_ins: StandIns) -> object:
@@ -99,6 +151,8 @@ def unpickle(file: BinaryIO, *stand_ins: StandIns) -> object:
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or hostile file provokes
+        if is_mistake(error):
+            raise
         reason = str(error).split("\n")[0][:80] or type(error).__name__
         raise UserError(f"is a damaged pickle ({reason}): fetch it again") from None
 
@@ -144,9 +198,10 @@ def _without_long_strings(file: BinaryIO) -> bytes:
     for number in itertools.count():
         at = file.tell()
         opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
-        if opcode is None or number == MOST_INSTRUCTIONS:
-            what = "an unknown instruction" if opcode is None else f"more than {number:,} of them"
-            raise ValueError(f"instruction {number} of it: {what}")
+        if opcode is None:
+            raise ValueError(f"instruction {number} is none")
+        if number == MOST_INSTRUCTIONS:
+            raise UserError(TOO_MANY)
         if opcode.name in ("BINBYTES", "BINBYTES8"):
             digits = 4 if opcode.name == "BINBYTES" else 8
             length = int.from_bytes(file.read(digits), "little")
@@ -160,7 +215,7 @@ def _without_long_strings(file: BinaryIO) -> bytes:
                 parts.append(place[2:-1] + pickle.BINPERSID)  # without its protocol and its end
                 begin = file.tell()
             continue
-        arg = None if opcode.arg is None else opcode.arg.reader(file)
+        arg = None if opcode.arg is None else opcode.arg.reader(_Bounded(file))
         if opcode.name in ("PUT", "LONG_BINPUT") and arg > number:
             raise ValueError(f"remembers object {arg} of {number}")
         if opcode.name in ("PERSID", "BINPERSID"):

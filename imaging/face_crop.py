@@ -1,7 +1,7 @@
 """A photograph becomes upright squares: FFHQ's crop around every face, or the central square.
 
     finder = FaceFinder(Path("cache"))
-    crops = [align(photo, landmarks) for landmarks in finder.landmarks(photo)]  # 1024x1024 each
+    crops = [align(photo, face.landmarks) for face in finder.find(photo)]  # 1024x1024 each
     LR = downscale(crops[0], 32)
 
 Photographs are Pillow pictures, RGB, as read_picture returns them.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,15 @@ def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
     return installed_landmark_model() or open_url(LANDMARKS, cache_dir, progress=progress)
 
 
+@dataclass(frozen=True)
+class Face:
+    """A face that the detector found."""
+
+    landmarks: np.ndarray  # (68, 2), x and y in pixels of the photograph
+    score: float  # the detector's: above 0, the surer the higher; clear faces have 1 to 3
+    width: float  # of the detector's square, brow to chin, in pixels of the photograph
+
+
 class FaceFinder:
     """dlib's frontal face detector and its landmarks.
 
@@ -221,26 +231,27 @@ class FaceFinder:
             first, *sources = error.lines
             raise UserError(f"the landmark model cannot be had: {first}", *sources) from None
         self.rectangle = dlib.rectangle
-        self.detect = dlib.get_frontal_face_detector()
+        self.detector = dlib.get_frontal_face_detector()
         self.predict = dlib.shape_predictor(str(model))
 
-    def landmarks(self, photo: Image.Image) -> list[np.ndarray]:
-        """(68, 2) in pixels of `photo` (RGB) for every face in it, left to right.
-
-        Raises: RuntimeError where dlib fails.
-        """
+    def find(self, photo: Image.Image) -> list[Face]:
+        """Every face in `photo` (RGB), left to right. Raises: RuntimeError where dlib fails."""
         scale = max(math.sqrt(photo.width * photo.height / DETECT_PIXELS), 1)
         searched = photo
         if scale > 1:
             searched = photo.resize((int(photo.width / scale), int(photo.height / scale)))
         # The detector enlarges it once: it then finds faces of 40 pixels and more.
-        boxes = self.detect(np.asarray(searched), 1)
+        boxes, scores, _ = self.detector.run(np.asarray(searched), 1)
         pixels, faces = np.asarray(photo), []
-        for box in sorted(
-            boxes, key=lambda b: (b.left() + b.right(), b.top(), b.bottom(), b.left())
-        ):
+        for box, score in sorted(zip(boxes, scores, strict=True), key=lambda pair: place(pair[0])):
             edges = box.left(), box.top(), box.right(), box.bottom()
             scaled = self.rectangle(*(round(scale * edge) for edge in edges))
             points = self.predict(pixels, scaled).parts()
-            faces.append(np.array([(point.x, point.y) for point in points], dtype=np.float64))
+            landmarks = np.array([(point.x, point.y) for point in points], dtype=np.float64)
+            faces.append(Face(landmarks, score, scale * box.width()))
         return faces
+
+
+def place(box) -> tuple[int, ...]:
+    """From left to right, of dlib's rectangles."""
+    return box.left() + box.right(), box.top(), box.bottom(), box.left()

@@ -17,7 +17,9 @@ from PIL import Image
 
 from cli.errors import UserError
 from imaging.degradations import Degradation, face_rng
+from imaging.face_choice import FaceChoice
 from imaging.face_crop import CROP, FaceFinder, align, central_square, downscale, enlarged
+from imaging.face_records import FaceRecord
 from imaging.pictures import read_picture
 from imaging.provenance import (
     ALIGNED_FACE,
@@ -32,6 +34,7 @@ from search_settings import require_seed
 
 SETTINGS = "pulse:align"  # text chunk: the flags that a face was made with
 DEGRADED = "pulse:degraded"  # text chunk: what -degrade did to it
+DETECTED = "pulse:detected"  # text chunk: how sure the detector was, where there was a choice
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class AlignOptions:
     output_dir: Path
     output_size: int = 32  # pixels a side, a divisor of CROP; 0 keeps the crop
     upscale: float = 1.0  # before faces are searched; more than 1 for small photographs
+    choice: FaceChoice = FaceChoice()  # of the faces that are found
     mode: str = "face"  # "resize" takes the central square, without a search
     degradation: Degradation | None = None
     seed: int | None = None  # of the degradation; needed before faces are written
@@ -60,6 +64,9 @@ class AlignOptions:
             raise UserError(f"-upscale {factor:g} is no factor: give a number above 0, such as 2")
         if self.mode == "resize" and factor != 1:
             raise UserError("-upscale is for the search for faces: leave it out with -mode resize")
+        if self.mode == "resize" and self.choice != FaceChoice():
+            flags = "-faces and -min_size are"
+            raise UserError(f"{flags} for the search for faces: leave them out with -mode resize")
         if self.seed is not None and self.degradation is None:
             raise UserError(
                 "-seed is for -degrade: leave it out, or add for example -degrade motion:100"
@@ -71,7 +78,7 @@ class AlignOptions:
         """The flags that decide what a face looks like, as its text chunk holds them."""
         flags = f"-mode {self.mode} -output_size {self.output_size} -upscale {self.upscale:g}"
         degrade = f" -degrade {self.degradation} -seed {self.seed}" if self.degradation else ""
-        return flags + degrade
+        return flags + self.choice.flags() + degrade
 
 
 def settled_seed(photographs: list[Path], options: AlignOptions) -> tuple[int, str]:
@@ -89,6 +96,9 @@ def settled_seed(photographs: list[Path], options: AlignOptions) -> tuple[int, s
 def _degraded(flags: str) -> str:
     """`gaussian:25 -seed 7`, of the flags that a face was made with; "" without a degradation."""
     return flags.partition(" -degrade ")[2]
+
+
+Made = tuple[Image.Image, dict[str, str], FaceRecord]  # a face, its text chunks, what is known
 
 
 @dataclass(frozen=True)
@@ -118,8 +128,8 @@ class Photograph:
         except OSError:
             return False
 
-    def write_faces(self, finder: FaceFinder | None) -> int:
-        """Write its faces, or without a finder its central square; return how many.
+    def write_faces(self, finder: FaceFinder | None) -> list[FaceRecord]:
+        """Write its faces, or without a finder its central square; return what is known of each.
 
         Raises: UserError; nothing is written then, unless the disk is full.
         """
@@ -137,9 +147,9 @@ class Photograph:
             self._require_replaceable(self.target(face))
         try:
             marks = self.marks()
-            for face in reversed(range(len(faces))):  # face 0 last: where it exists, all do
-                picture, degraded = faces[face]
-                write_png(self.target(face), picture, marks | {ALIGNED_FACE: str(face)} | degraded)
+            for picture, text, record in reversed(faces):  # face 0 last: where it exists, all do
+                text = marks | {ALIGNED_FACE: str(record.face)} | text
+                write_png(self.target(record.face), picture, text)
             stale = len(faces)
             while self._is_face(self.target(stale)):  # of an earlier run that found more
                 self.target(stale).unlink()
@@ -149,35 +159,50 @@ class Photograph:
                 f"its faces cannot be written to {self.options.output_dir} ({error.strerror}): "
                 f"make room there and run this again"
             ) from None
-        return len(faces)
+        return [record for _, _, record in faces]
 
-    def _faces(self, finder: FaceFinder | None) -> list[tuple[Image.Image, dict[str, str]]]:
-        """Every face, degraded and downscaled, with the text chunk that says how it was degraded.
-        Raises: UserError.
-        """
+    def _faces(self, finder: FaceFinder | None) -> list[Made]:
+        """Every face, degraded and downscaled, with text chunks of its own. Raises: UserError."""
         degradation, size = self.options.degradation, self.options.output_size
-        picture = read_picture(self.path)
-        if finder is None:
-            crops = [central_square(picture, size)]
-        else:
-            picture = enlarged(picture, self.options.upscale)
-            crops = [align(picture, landmarks) for landmarks in finder.landmarks(picture)]
-        if not crops:
-            raise UserError(
-                "no face was found in it: try -upscale 2 for a small photograph, -mode resize for "
-                "one that is aligned already"
-            )
         faces = []
-        for face, crop in enumerate(crops):
+        for crop, record in self._crops(finder):
             text = {}
+            if record.turned or self.options.choice != FaceChoice():
+                text[DETECTED] = record.detail()
             if degradation:
-                rng = face_rng(self.options.seed, self.path.name, face)
+                rng = face_rng(self.options.seed, self.path.name, record.face)
                 crop, detail = degradation.of_hr(crop, rng)
-                text = {DEGRADED: f"{degradation}, seed {self.options.seed}{detail}"}
+                text[DEGRADED] = f"{degradation}, seed {self.options.seed}{detail}"
             if size not in (0, crop.width):
                 crop = downscale(crop, size)
-            faces.append((degradation.of_lr(crop, rng) if degradation else crop, text))
+            crop = degradation.of_lr(crop, rng) if degradation else crop
+            faces.append((crop, text, record))
         return faces
+
+    def _crops(self, finder: FaceFinder | None) -> list[tuple[Image.Image, FaceRecord]]:
+        """The square around every face that is wanted, or without a finder the central one.
+        Raises: UserError.
+        """
+        photo, scale = read_picture(self.path, reduce=True), self.options.upscale
+        if finder is None:
+            square = central_square(photo, self.options.output_size)
+            return [(square, FaceRecord(self.target(0).name, self.path.name, 0))]
+        found = self.options.choice.in_photograph(finder, enlarged(photo, scale), scale)
+        return [
+            (
+                align(found.photo, face.landmarks),
+                FaceRecord(
+                    self.target(number).name,
+                    self.path.name,
+                    number,
+                    round(face.score, 3),
+                    round(face.width / scale, 1),
+                    found.turn,
+                    found.number,
+                ),
+            )
+            for number, face in enumerate(found.faces)
+        ]
 
     def _is_face(self, file: Path) -> bool:
         return picture_text(file).get(ALIGNED_FROM) == storable(self.path.name)

@@ -8,8 +8,8 @@ Whatever a file holds, `read_picture` returns 8-bit sRGB or raises UserError wit
 
 from __future__ import annotations
 
-import io
 import logging
+import math
 import os
 import stat
 import textwrap
@@ -20,22 +20,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, features
 
 from cli.errors import UserError
 from cli.progress import some
+from imaging import foreign
+from imaging.colours import over_white
+from imaging.heif import read_heif
 
 if TYPE_CHECKING:
     import torch  # only the tensor functions need it, and listing files must not wait for it
 
 # Never opened: EPS goes to Ghostscript, which runs programs, IPTC and WMF pass their content on to
-# other decoders, and the rest are formats that Pillow can name but not decode.
-REFUSED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-# Pictures to a user, even where this Pillow cannot read them: refused by name, not passed over.
-FOREIGN_SUFFIXES = {".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".eps", ".ps"}
+# other decoders, HEIF, where another program taught it to Pillow, may crash (heif.py does not), and
+# the rest are formats that Pillow can name but not decode.
+REFUSED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "HEIF"}
 
-# What Pillow raises, before it decodes, for more pixels than its limit.
-TOO_MANY_PIXELS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
+FACES_CSV = "faces.csv"  # align_face.py's table, beside its faces: not worth a word
 
 # EXIF orientation → what turns the picture upright; 1 is upright.
 UPRIGHT = {
@@ -66,29 +67,52 @@ def _decoding() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError, *TOO_MANY_PIXELS):
+    except (OSError, MemoryError, UserError, Image.DecompressionBombError):
         raise
     except Exception as error:
         raise OSError(str(error) or type(error).__name__) from error
 
 
+def most_pixels() -> float:
+    """The limit: Pillow's, from which on it refuses to open a file, 179 million pixels."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
+
+
+def _require_regular(path: Path) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise UserError("it is not a regular file: give a picture file")
+
+
 @contextmanager
 def opened(path: Path, formats: list[str]) -> Iterator[Image.Image]:
-    """A picture of which only the header is read; no warnings while it is open.
+    """A picture that Pillow reads, of which only the header is read; no warnings while it is open.
 
-    Raises: OSError where the file cannot be read, or its header not be understood; one of
-    TOO_MANY_PIXELS; UserError for what is no regular file.
+    Raises: OSError where the file cannot be read, or its header not be understood;
+    DecompressionBombError beyond most_pixels(); UserError for what is no regular file;
+    ForeignFile for what cannot be read here.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise UserError("it is not a regular file: give a picture file")
+        _require_regular(path)
         with open(path, "rb") as file:
+            head = file.read(foreign.HEAD)
+            foreign.require_known_kind(head)
+            foreign.require_first_image_is_the_picture(file, head, Path(path).suffix.lower())
+            if foreign.is_avif(head) and not features.check("avif"):
+                sentence = f"it is AVIF, which this Pillow cannot read: {foreign.AS_JPEG}"
+                raise foreign.ForeignFile(sentence)
+            file.seek(0)
             with _decoding():
                 picture = Image.open(file, formats=formats)
             with picture:
                 yield picture
+
+
+def _is_heif(path: Path) -> bool:
+    """Whether it is a regular file of HEIF. Raises: OSError, UserError."""
+    _require_regular(path)
+    with open(path, "rb") as file:
+        return foreign.is_heif(file.read(foreign.HEAD))
 
 
 @contextmanager
@@ -109,10 +133,14 @@ def _is_picture(path: Path, suffixes: set[str], formats: list[str]) -> bool:
     if path.suffix.lower() in suffixes:
         return True
     try:
+        if _is_heif(path):
+            return True
         with opened(path, formats):
             return True
-    except TOO_MANY_PIXELS:
+    except Image.DecompressionBombError:
         return True
+    except foreign.ForeignFile as error:
+        return error.is_picture
     except (OSError, MemoryError):
         return False
 
@@ -120,9 +148,10 @@ def _is_picture(path: Path, suffixes: set[str], formats: list[str]) -> bool:
 def list_pictures(path: Path) -> tuple[list[Path], list[Path]]:
     """The pictures directly in the folder `path` (or `path` itself, a file), and the other files.
 
-    Both sorted by name. A picture has content that Pillow recognises, or the suffix of a picture
-    format: read_picture says what is wrong with the latter. Hidden files and subfolders are passed
-    over; what is no regular file (a pipe, a device) is among the others.
+    Both sorted by name. A picture has content that Pillow or pi-heif recognises, content that is a
+    picture elsewhere, or the suffix of a picture: read_picture says what is wrong with those.
+    Hidden files, subfolders and FACES_CSV are passed over; what is no regular file (a pipe, a
+    device) is among the others.
 
     Raises: FileNotFoundError, or another OSError where the folder cannot be listed.
     """
@@ -133,10 +162,10 @@ def list_pictures(path: Path) -> tuple[list[Path], list[Path]]:
         files = sorted(visible, key=lambda file: file.name)
     formats = _formats()
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    suffixes |= FOREIGN_SUFFIXES
+    suffixes |= foreign.SUFFIXES
     pictures, others = [], []
     for file in files:
-        if os.path.isdir(file):
+        if os.path.isdir(file) or file.name == FACES_CSV:
             continue
         # What does not exist is a broken link: read_picture says so.
         readable = os.path.isfile(file) or not os.path.exists(file)
@@ -165,34 +194,66 @@ def pictures_in(
     return pictures, others
 
 
-def read_picture(path: Path) -> Image.Image:
+def is_readable(path: Path) -> bool:
+    """Whether read_picture reads it; it is decoded for that."""
+    try:
+        read_picture(path, reduce=True)
+    except UserError:
+        return False
+    return True
+
+
+def clashes(pictures: list[Path], what: str) -> dict[Path, str]:
+    """Of pictures that share a name but for the suffix, those that cannot be done, with the reason:
+    it cannot be read, or another one of that name can be read as well.
+
+    what: what two of them would do, with {stem} for their name.
+    """
+    named: dict[str, list[Path]] = {}
+    for picture in pictures:
+        named.setdefault(os.path.normcase(picture.stem), []).append(picture)
+    reasons = {}
+    for alike in named.values():
+        readable = []
+        for picture in alike if len(alike) > 1 else ():
+            try:
+                read_picture(picture, reduce=True)
+                readable.append(picture)
+            except UserError as error:
+                reasons[picture] = str(error)
+        for picture in readable if len(readable) > 1 else ():
+            others = ", ".join(other.name for other in readable if other != picture)
+            would = what.format(stem=picture.stem)
+            reasons[picture] = f"{others} would {would}: rename one of them"
+    return reasons
+
+
+def read_picture(path: Path, reduce: bool = False) -> Image.Image:
     """The first frame of `path` as 8-bit sRGB, upright, alpha over white, without any metadata.
 
     16-bit grey is scaled to 8 bits; colours are converted from a usable ICC profile. Refused:
-    floating-point pixels, which have no fixed range, and more than Image.MAX_IMAGE_PIXELS pixels
-    (before decoding).
+    floating-point pixels, which have no fixed range, camera raw and other files whose first image
+    is not the picture, and more than most_pixels() pixels (before decoding).
 
+    reduce: a JPEG of more than half as many is decoded at half its width and height.
     Raises: UserError, whatever is wrong with the file.
     """
     path = Path(path)
     try:
-        with opened(path, _formats()) as picture:
-            with _stderr_silenced(picture), _decoding():
-                picture.load()
-            return _over_white(_turned_upright(picture))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return over_white(_decoded(path, reduce))
     except UserError:
         raise
-    except TOO_MANY_PIXELS:
-        limit = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
+    except Image.DecompressionBombError:
+        limit = f"{most_pixels() / 1e6:.0f} million"
         reason = f"it has more than {limit} pixels, the limit: make it smaller first"
     except Image.UnidentifiedImageError:
-        reason = (
+        reason = foreign.by_suffix(path.suffix.lower()) or (
             "it is not a picture, or damaged beyond recognition: open and save it anew elsewhere"
         )
         if path.stat().st_size == 0:
             reason = "it is empty (0 bytes): copy it again from where it came"
-        elif path.suffix.lower() in FOREIGN_SUFFIXES:
-            reason = f"{path.suffix.lower()} files cannot be read here: convert it to JPEG or PNG"
     except MemoryError:
         reason = "it does not fit into memory: make it smaller first"
     except (OSError, ValueError) as error:  # ValueError: a conversion that Pillow refuses
@@ -204,73 +265,25 @@ def read_picture(path: Path) -> Image.Image:
     raise UserError(reason)
 
 
+def _decoded(path: Path, reduce: bool) -> Image.Image:
+    """The first frame of `path` in its own mode, upright. Raises: as `opened` does."""
+    if _is_heif(path):
+        return read_heif(path, most_pixels())
+    with opened(path, _formats()) as picture:
+        foreign.require_composite(picture)
+        if reduce and picture.width * picture.height > most_pixels() / 2:
+            picture.draft(None, (picture.width // 2, picture.height // 2))
+        with _stderr_silenced(picture), _decoding():
+            picture.load()
+        return _turned_upright(picture)
+
+
 def _turned_upright(picture: Image.Image) -> Image.Image:
     orientation = None
     with suppress(OSError), _decoding():  # damaged EXIF says nothing about the pixels
         orientation = picture.getexif().get(ORIENTATION)
     turn = UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)
-
-
-def _over_white(picture: Image.Image) -> Image.Image:
-    """Any mode → a fresh RGB picture in sRGB, transparent parts over white."""
-    profile = picture.info.get("icc_profile")
-    if picture.mode == "F":
-        raise UserError(
-            "it has floating-point pixels, which have no fixed range: save it as 8 bits"
-        )
-    if picture.mode.startswith("I"):
-        picture = _from_16_bits(picture)
-    elif picture.mode in ("La", "RGBa"):  # colours multiplied by alpha already
-        picture = picture.convert(picture.mode.upper())
-    elif picture.mode == "PA" or picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    elif picture.mode in ("1", "L", "RGB") and "transparency" in picture.info:
-        picture = picture.convert("RGBA" if picture.mode == "RGB" else "LA")
-    alpha = None
-    if picture.mode in ("LA", "RGBA"):
-        alpha = picture.getchannel("A")
-        picture = picture.convert(picture.mode[:-1])
-    result = Image.new("RGB", picture.size, "white")  # new, so that it has no metadata
-    result.paste(_in_srgb(picture, profile), mask=alpha)
-    return result
-
-
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise UserError("it has 32-bit pixels, which have no fixed range: save it as 8 or 16 bits")
-    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # value / 257, rounded
-    transparent = picture.info.get("transparency")
-    if not isinstance(transparent, int):
-        return grey
-    alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-    return Image.merge("LA", (grey, alpha))
-
-
-def _in_srgb(picture: Image.Image, profile: object) -> Image.Image:
-    """Converted from the ICC profile; by Pillow's own rules where it is missing or unusable."""
-    if isinstance(profile, bytes):  # a damaged TIFF holds anything there
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            space = source.profile.xcolor_space.strip()
-        except (OSError, UnicodeDecodeError):
-            return picture.convert("RGB")
-        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space)
-        like_rgb = mode == "RGB" and picture.mode not in ("CMYK", "LAB")
-        if like_rgb or (mode == "L" and picture.mode == "1"):
-            picture = picture.convert(mode)
-        if picture.mode == mode:
-            with suppress(ImageCms.PyCMSError):  # one without what the conversion needs
-                return ImageCms.profileToProfile(
-                    picture,
-                    source,
-                    ImageCms.createProfile("sRGB"),
-                    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                    outputMode="RGB",
-                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-                )
-    return picture.convert("RGB")
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

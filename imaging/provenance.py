@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from cli.errors import UserError
-from imaging.pictures import TOO_MANY_PIXELS, opened
+from imaging.pictures import opened
 from safe_files import atomic_write, sha256
 
 IMAGINARY = "An imaginary face made by PULSE. This person does not exist."
@@ -52,7 +52,7 @@ def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str =
 def picture_text(path: Path) -> dict[str, str]:
     """The text chunks before the pixels of a PNG file; {} for other files and unreadable ones."""
     with (
-        suppress(OSError, MemoryError, UserError, *TOO_MANY_PIXELS),
+        suppress(OSError, MemoryError, UserError, Image.DecompressionBombError),
         opened(Path(path), ["PNG"]) as picture,
     ):
         return {k: str(v) for k, v in picture.info.items() if isinstance(v, str)}

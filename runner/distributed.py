@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 from cli.progress import tell
 from safe_files import hold_lock
 
@@ -204,6 +204,8 @@ def join() -> SingleProcess:
         time.sleep(0.05)
     try:
         if not found or isinstance(found[0], Exception):
+            if found and is_mistake(found[0]):
+                raise found[0]
             raise TimeoutError
         store = found[0]
         name = meet(store, rank, size, deadline)

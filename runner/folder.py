@@ -25,10 +25,10 @@ from cli.progress import Progress
 from fast.choose import choose_threads
 from fast.device import choose_device
 from imaging.animation import KINDS, write_animation
-from imaging.pictures import read_picture, to_tensor
+from imaging.pictures import clashes, read_picture, to_tensor
 from PULSE import PULSE, Figures, require_lr_size
 from runner.distributed import SingleProcess, local_rank
-from runner.jobs import Job, all_jobs, clashes, pixels_sha256, write_result
+from runner.jobs import Job, all_jobs, pixels_sha256, write_result
 from runner.options import RunOptions
 from runner.records import VERSION, Record, all_records
 from runner.retries import LoadedJob, require_output_dir, search_with_retries
@@ -63,7 +63,7 @@ class Run:
         self.fitting = options.batch_size  # pictures for which memory is enough, so far
         self.report = Report()
         self.progress = self.new_progress(0)
-        rivals = clashes(pictures)
+        rivals = clashes(pictures, "write the same result")
         for picture, reason in rivals.items() if process.rank == 0 else ():
             self.refuse(picture, reason)
         pictures = [picture for picture in pictures if picture not in rivals]
@@ -261,6 +261,7 @@ class Run:
         last = 0.0
         name = batch[0].job.name + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
         eps, steps = self.settings.eps, self.settings.steps
+        most = "at most " if self.settings.until == "eps" else ""
 
         def on_step(step: int, figures: Figures) -> None:
             nonlocal last
@@ -268,7 +269,7 @@ class Run:
                 last = time.monotonic()
                 self.progress.live(
                     f"{name}: L2 {figures['L2'].max().item():.5f} (eps {eps:g}), "
-                    f"step {step + 1} of {steps}",
+                    f"step {step + 1} of {most}{steps}",
                     len(batch) * self.process.size * (step + 1) / steps,
                 )
 

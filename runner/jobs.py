@@ -81,19 +81,6 @@ class Job:
             )
 
 
-def clashes(pictures: list[Path]) -> dict[Path, str]:
-    """Pictures that would write the same result as another one, each with the reason."""
-    writers: dict[str, list[Path]] = {}
-    for picture in pictures:
-        writers.setdefault(os.path.normcase(picture.stem), []).append(picture)
-    reasons = {}
-    for rivals in writers.values():
-        for picture in rivals if len(rivals) > 1 else []:
-            others = ", ".join(rival.name for rival in rivals if rival != picture)
-            reasons[picture] = f"{others} would write the same result: rename one of them"
-    return reasons
-
-
 def all_jobs(pictures: list[Path], duplicates: int, output_dir: Path) -> list[Job]:
     """Every result of every picture; with several duplicates <name>_1, <name>_2, …"""
     return [

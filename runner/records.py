@@ -15,10 +15,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from cli.errors import UserError
+from cli.spreadsheet import spreadsheet_cell
 from safe_files import atomic_write
+from search_settings import ADDED
 
 VERSION = "1.0.0"
-COLUMNS = ("name", "input", "seed", "within_eps", "l2", "geocross", "total", "best_step", "seconds")
+COLUMNS = (
+    *("name", "input", "seed", "within_eps", "l2", "geocross", "total", "best_step", "steps"),
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Record:
     total: float  # the loss of the best iterate
     best_step: int  # from 0
     within_eps: bool
+    steps: int  # iterates of its search: with -until eps they may be fewer than settings.steps
     eps: float
     duplicate: int  # from 0
     input: dict  # file, pixels_sha256, side
@@ -78,7 +84,7 @@ class Record:
         path: the result's.
         """
         for name, value in settings.items():
-            if (recorded := self.settings.get(name)) != value:
+            if (recorded := self.settings.get(name, ADDED.get(name))) != value:
                 raise UserError(
                     f"{path} was made with {name} {recorded}, not {value}: give another "
                     f"-output_dir, or -overwrite to make everything anew"
@@ -98,9 +104,9 @@ def finite_or_none(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def curves(figures: list[dict]) -> list[dict[str, list]]:
+def curves(figures: list[dict], steps: list[int]) -> list[dict[str, list]]:
     """The figures of every step, tensors (B,), as the records of B pictures hold them: lists, six
-    digits.
+    digits, as long as each picture has steps.
     """
     import torch
 
@@ -109,7 +115,7 @@ def curves(figures: list[dict]) -> list[dict[str, list]]:
     }
     return [
         {
-            name: [finite_or_none(float(f"{row[i]:.6g}")) for row in rows]
+            name: [finite_or_none(float(f"{row[i]:.6g}")) for row in rows[: steps[i]]]
             for name, rows in table.items()
         }
         for i in range(len(figures[0]["L2"]))
@@ -145,8 +151,3 @@ def write_summary(output_dir: Path) -> tuple[Path, list[Record]]:
         # with the byte-order mark by which Excel knows UTF-8
         file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))
     return path, records
-
-
-def spreadsheet_cell(value):
-    """A table program takes what begins with = or + for a formula: such text is quoted."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t" and value else value

@@ -144,6 +144,7 @@ def search_once(
             ):
                 film.add(step, l2, HR, LR)
 
+    model.fit_for(settings, batch[0].LR.shape[-1])  # made once: its time is not this search's
     started = time.monotonic()
     search = model(
         torch.stack([each.LR for each in batch]),
@@ -158,7 +159,9 @@ def search_once(
             for i, job in enumerate(jobs):
                 write_intermediates(job, step, settings.steps, HR[i], LR[i])
     seconds = (time.monotonic() - started) / len(jobs)
-    parts = (batch, HR, LR, search.results, search.latents, curves(all_figures), films)
+    results = search.results
+    all_curves = curves(all_figures, [result.steps for result in results])
+    parts = (batch, HR, LR, results, search.latents, all_curves, films)
     search = None  # it holds on_step, which holds it: memory would wait for the collector
     for each, *found in zip(*parts, strict=True):
         each.add(Attempt(*found, seconds))

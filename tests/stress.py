@@ -4,6 +4,7 @@
     python tests/stress.py many    10,000 pictures of 4x4, a generator of 8 pixels, one step
     python tests/stress.py flat    100 pictures of 32x32, a generator of 512 pixels, two steps, with
                                    compiled code, in float32 and in bfloat16
+    python tests/stress.py large   align_face.py on photographs of 108 and 179 million pixels
     python tests/stress.py         all: about a quarter of an hour on two cores (make stress)
 
 All run on the CPU, with random generators.
@@ -168,7 +169,36 @@ def flat(pictures: int = 100) -> None:
             measure(f"{pictures} pictures, {precision}", command, folder, pictures)
 
 
-SECTIONS = {"full": full, "many": many, "flat": flat}
+WRITE_LARGE = """
+import sys, skimage.data
+from PIL import Image
+photo = Image.fromarray(skimage.data.astronaut()[:400])
+photo.resize((int(sys.argv[2]), int(sys.argv[3]))).save(sys.argv[1])
+"""
+
+
+def large() -> None:
+    """Time and memory of align_face.py, faces found and cut out, for the largest photographs."""
+    with tempfile.TemporaryDirectory() as name:
+        for width, height in ((12_000, 9_000), (13_370, 13_370)):
+            for kind in ("jpg", "png"):
+                photo = f"{name}/{width}.{kind}"
+                # in another process: what this one has ever held would count for its children
+                making = [sys.executable, "-c", WRITE_LARGE, photo, str(width), str(height)]
+                subprocess.run(making, check=True)
+                command = [sys.executable, str(ROOT / "align_face.py"), "-input_dir", photo]
+                command += ["-output_dir", f"{name}/{kind}", "-quiet"]
+                started = time.monotonic()
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+                _, status, usage = os.wait4(process.pid, 0)
+                print(
+                    f"{width}x{height} {kind}: exit status {status}, "
+                    f"{time.monotonic() - started:.0f} s, peak {usage.ru_maxrss / 1e3:.0f} MB",
+                    flush=True,
+                )
+
+
+SECTIONS = {"full": full, "many": many, "flat": flat, "large": large}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """align_face.py: the command on a real photograph, and with -degrade."""
 
+import csv
 import os
 import re
 import signal
@@ -59,7 +60,7 @@ def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
     assert "Next: python run.py\n" in done.stdout
     assert "notes.txt" in done.stderr
     path = tmp_path / "input" / "astro naut_0.png"
-    assert names(tmp_path / "input") == ["astro naut.jpg", path.name, "notes.txt"]
+    assert names(tmp_path / "input") == ["astro naut.jpg", path.name, "faces.csv", "notes.txt"]
     text = picture_text(path)
     assert text[ALIGNED_FROM] == "astro naut.jpg" and text[ALIGNED_FACE] == "0"
     assert b"Secret" not in path.read_bytes()
@@ -93,9 +94,9 @@ def test_every_face_is_cut_out_from_left_to_right(tmp_path, astronaut):
     done = run_align_face(tmp_path, "-output_size", "0")  # realpics is read where it exists
     assert done.returncode == 0, done.stderr
     assert "2 faces from 1 photograph" in done.stdout and "Next" not in done.stdout
-    assert names(tmp_path / "input") == ["two_0.png", "two_1.png"]
+    assert names(tmp_path / "input") == ["faces.csv", "two_0.png", "two_1.png"]
     colourful = []
-    for face in names(tmp_path / "input"):
+    for face in ("two_0.png", "two_1.png"):
         with Image.open(tmp_path / "input" / face) as crop:
             assert crop.size == (1024, 1024)
             pixels = np.asarray(crop, dtype=float)[400:600, 400:600]
@@ -106,7 +107,8 @@ def test_every_face_is_cut_out_from_left_to_right(tmp_path, astronaut):
     # With the right half gone, the second face must not stay behind for run.py to find.
     astronaut.save(tmp_path / "realpics" / "two.png")
     assert run_align_face(tmp_path, "-output_size", "0").returncode == 0
-    assert names(tmp_path / "input") == ["two_0.png"]
+    assert names(tmp_path / "input") == ["faces.csv", "two_0.png"]
+    assert (tmp_path / "input" / "faces.csv").read_text().count("two.png") == 1
 
 
 def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(tmp_path, astronaut):
@@ -115,20 +117,52 @@ def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(tmp_
     astronaut.save(photos / "good.png")
     astronaut.save(photos / "twin.png")
     astronaut.save(photos / "twin.jpg")
+    (photos / "good.NEF").write_bytes(b"raw")  # no rival of good.png
     Image.new("RGB", (300, 300), "grey").save(photos / "wall.png")
     Image.new("RGB", (1, 1)).save(photos / "dot.png")
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     (photos / "empty.png").touch()
     done = run_align_face(tmp_path, "-input_dir", "photos", "--output_dir", "faces")
     assert done.returncode == 1
-    assert names(tmp_path / "faces") == ["good_0.png"]
+    assert names(tmp_path / "faces") == ["faces.csv", "good_0.png"]
     told = dict(line.split(": ", 1) for line in done.stderr.splitlines())
-    refused = {"broken.jpg", "dot.png", "empty.png", "twin.jpg", "twin.png", "wall.png"}
+    assert re.fullmatch(r"1 face; 0: score 1\.\d\d, \d\d pixels wide", told.pop("good.png"))
+    refused = {"good.NEF", "broken.jpg", "dot.png", "empty.png", "twin.jpg", "twin.png", "wall.png"}
     assert set(told) == refused, done.stderr
     assert "-upscale 2" in told["wall.png"] and "-mode resize" in told["wall.png"]
-    assert "twin_0.png" in told["twin.png"] and "empty" in told["empty.png"]
-    assert "6 photographs without a result" in done.stdout
+    assert told["good.NEF"] == "it is a camera raw file (NEF): export it as JPEG"
+    assert told["twin.png"] == "twin.jpg would become twin_0.png too: rename one of them"
+    assert "empty" in told["empty.png"]
+    assert "7 photographs without a result" in done.stdout
     assert "Next: python run.py -input_dir faces" in done.stdout
+
+
+def test_faces_can_be_chosen_and_a_photograph_on_its_side_has_its_face(tmp_path):
+    portrait = pytest.importorskip("skimage.data").astronaut()  # with the badge that is face 0
+    (tmp_path / "input").mkdir()
+    Image.fromarray(portrait).save(tmp_path / "input" / "nasa.png")
+    done = run_align_face(tmp_path, "-output_dir", "all")
+    assert "nasa.png: 2 faces; 0: score 0.1" in done.stderr
+    side = Image.fromarray(portrait[:400]).transpose(Image.Transpose.ROTATE_90)
+    side.save(tmp_path / "input" / "side.png")
+    flags = ("-output_dir", "one", "-output_size", "64")
+    done = run_align_face(tmp_path, "-faces", "largest", "-min_size", "60", *flags)
+    assert done.returncode == 0 and "2 faces from 2 photographs" in done.stdout
+    assert "nasa.png: 1 face of 2; 0: score 1." in done.stderr
+    assert re.search(r"side.png: 1 face; 0: .*, turned by 90 degrees", done.stderr)
+    text = picture_text(tmp_path / "one" / "side_0.png")
+    assert text["pulse:detected"].endswith("turned by 90 degrees")
+    assert text["pulse:align"].endswith("-upscale 1 -faces 1 -min_size 60")
+    turned, upright = (Image.open(tmp_path / "one" / f"{name}_0.png") for name in ("side", "nasa"))
+    assert np.abs(pixels(turned) - pixels(upright)).mean() < 12
+    with open(tmp_path / "one" / "faces.csv", encoding="utf-8-sig", newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert (rows["nasa_0.png"]["found"], rows["side_0.png"]["turned"]) == ("2", "90")
+    again = run_align_face(tmp_path, "-faces", "1", "-min_size", "60", *flags)
+    assert "2 photographs passed over" in again.stdout and again.stderr == ""
+    (tmp_path / "one" / "faces.csv").write_text("somebody's")
+    done = run_align_face(tmp_path, "-output_dir", "one", "-overwrite")
+    assert done.returncode == 2 and "is not align_face.py's" in done.stderr
 
 
 def test_a_file_that_is_not_a_face_of_the_photograph_is_never_written_over(tmp_path):
@@ -197,6 +231,9 @@ def test_what_can_be_checked_is_checked_before_anything_begins(tmp_path):
         (["-upscale", "inf"], "-upscale"),
         (["-upscale", "2", "-mode", "resize"], "-upscale"),
         (["-mode", "guess"], "-mode"),
+        (["-faces", "some"], "-faces"),
+        (["-faces", "1", "-mode", "resize"], "-faces"),
+        (["-min_size", "-1"], "-min_size"),
         (["-input_dir", "missing"], "missing"),
         (["-input_dir", "empty"], "empty"),
         (["-output_dir", "file"], "file"),

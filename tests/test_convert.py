@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, command, one_file, random_networks
+import torch
+from conftest import GOLDEN, ROOT, command, one_file, random_networks
+from generator_files import FAMILIES, generator_file
 from weight_files import agree, nvidia_network, write_pickle
 
 import convert
 from cli.errors import UserError
 from generators import load
+from generators.formats import FORMAT, FORMAT_2
 from generators.load import load_generator, save_generator
 
 
@@ -87,3 +90,50 @@ except SystemExit:
         text=True,
     )
     assert "-overwrite" in done.stdout and done.stdout.endswith("False\n"), done.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_converted_to_one_file_and_back(tmp_path, family):
+    path = generator_file(tmp_path, family, 16)
+    done = command("convert.py", path, "-o", "again.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "read back: the same generator" in done.stdout
+    first, again = (load_generator(each, tmp_path) for each in (path, tmp_path / "again.pt"))
+    assert first.sha256 == again.sha256 and first.synthesis.config == again.synthesis.config
+    content = torch.load(path, weights_only=True)
+    new = family != "stylegan1"
+    assert content["format"] == (FORMAT_2 if new else FORMAT)
+    assert content["config"].get("family") == (family if new else None)
+
+
+def test_one_label_of_a_file_is_converted(tmp_path):
+    path = GOLDEN / "sg2_tiny_conditional_nhwc.pkl"
+    done = command("convert.py", path, "-info", cwd=tmp_path)
+    assert done.returncode == 0 and "labels: 3" in done.stdout
+    done = command("convert.py", path, "-o", "x.pt", cwd=tmp_path)
+    assert done.returncode == 2 and "3 labels: choose one" in done.stderr
+    done = command("convert.py", path, "-o", "x.pt", "-label", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = load_generator(tmp_path / "x.pt", tmp_path)
+    assert written.about["label"] == "1, of 3" and written.mapping is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"family": "stylegan4"}, "of the family 'stylegan4', which is not known"),
+        ({"family": "stylegan3-r"}, "unusable config"),
+        ({"channels": [8, 8]}, "need 3 numbers of channels"),
+        ({"channels": "888"}, "unusable config"),
+        ({"resolution": 1 << 40}, "need 39 numbers of channels"),
+        ({"more": 1}, "unusable config"),
+    ],
+)
+def test_later_families_with_an_unusable_config_are_one_sentence(tmp_path, changes, words):
+    path = generator_file(tmp_path, "stylegan2", 16)
+    content = torch.load(path, weights_only=True)
+    content["config"] |= changes
+    torch.save(content, path)
+    with pytest.raises(UserError, match=words) as caught:
+        load_generator(path, tmp_path)
+    assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cli.errors import UserError
+from cli.errors import UserError, is_mistake
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each of the seven stages
 SCALES = (1, 2, 4, 6)  # stages after which a picture is 1/4, 1/8, 1/16 and 1/32 of its size
@@ -129,6 +129,8 @@ def load_efficientnet(path: Path | None, version: int, device: torch.device) -> 
         state = torch.load(path, map_location="cpu", weights_only=True)
         return EfficientNetLite(state).requires_grad_(False).eval().to(device)
     except Exception as error:  # whatever a damaged file makes torch.load say
+        if is_mistake(error):
+            raise
         raise UserError(
             f"{path} holds no weights of EfficientNet-lite{version} ({str(error)[:200]})"
         ) from None

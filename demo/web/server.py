@@ -168,6 +168,12 @@ def application(page: Page, uploads: Uploads, visitors: Visitors) -> FastAPI:
     return app
 
 
+def worth_a_line(line: logging.LogRecord) -> bool:
+    """Not that pages were open when the program was ended."""
+    error = line.exc_info[1] if line.exc_info else None
+    return "graceful" not in line.getMessage() and not isinstance(error, asyncio.CancelledError)
+
+
 def serve(
     listener: socket.socket,
     folder: Path,
@@ -191,8 +197,7 @@ def serve(
         timeout_graceful_shutdown=1,
     )
 
-    # An open page is no reason to complain when the program is ended.
-    logging.getLogger("uvicorn.error").addFilter(lambda line: "graceful" not in line.getMessage())
+    logging.getLogger("uvicorn.error").addFilter(worth_a_line)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets=None) -> None:

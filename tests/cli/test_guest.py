@@ -108,6 +108,52 @@ def test_a_command_runs_in_a_thread_too(capsys):
     assert found == [0] and capsys.readouterr().out == "ran\n"
 
 
+PRINTING = f"""
+import os, sys
+sys.path.append({str(ROOT)!r})
+from cli.command import run_command
+from cli.progress import Progress, tell
+
+def main():
+    Progress(1).error("refused")
+    open("done", "wb").close()
+    tell("summary")
+    return 0
+
+run_command(main)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the full disk is /dev/full")
+@pytest.mark.parametrize(
+    ("streams", "status", "err"),
+    [
+        (">/dev/full", 1, "refused\ncommand.py: error: stdout cannot be written (No space left"),
+        ("2>/dev/full", 0, ""),
+        (">/dev/full 2>/dev/full", 1, ""),
+        ("2> >(exit)", 0, ""),
+        ("> >(exit)", 0, "refused\n"),
+    ],
+)
+def test_a_full_disk_or_a_closed_pipe_ends_nothing_but_the_talk(tmp_path, streams, status, err):
+    (tmp_path / "command.py").write_text(PRINTING)
+    command = f"sleep 0.1; {sys.executable} command.py {streams}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (tmp_path / "done").exists()
+    assert done.returncode == status and done.stderr.startswith(err), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_was_removed_is_one_sentence(tmp_path):
+    face(tmp_path / "input" / "a.png")
+    script = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} {ROOT / 'run.py'}"
+    command = f"{script} -input_dir {tmp_path / 'input'}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("run.py: error: the folder in which this was started does not")
+    assert done.stderr.count("\n") == 1
+
+
 CLOSED = f"""
 import os, sys
 sys.path.append({str(ROOT)!r})

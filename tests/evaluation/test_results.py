@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from result_folders import RECORDS, flat
 
+from cli.errors import UserError
 from evaluation.results import PictureFolder, Problems, read_curve, read_results
 
 
@@ -91,6 +92,10 @@ def test_results_of_one_input_are_together_and_its_picture_is_found_by_name_or_s
     names = [[result.path.stem for result in results] for results in by_input]
     assert names == [["a"], ["b_1", "b_2"]] and problems.lines() == []
     Path("input/a.png").rename("input/a.bmp")
+    Path("input/a.NEF").write_bytes(b"raw")  # a file that cannot be read is no rival
     folder = PictureFolder(Path("input"), "-input_dir")
     assert folder.label == "-input_dir input"
     assert [folder.read(results[0].input).size for results in by_input] == [(8, 8)] * 2
+    Path("input/a.tif").write_bytes(Path("input/a.bmp").read_bytes())
+    with pytest.raises(UserError, match=r"keep one of a\.bmp, a\.tif"):
+        PictureFolder(Path("input"), "-input_dir").read("a.png")

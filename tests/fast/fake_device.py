@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from fast.choose import FORMS
 from fast.synthesis import Kernels
+from generators.fit import Fit
 from generators.load import Generator
 from generators.stylegan2 import StyleGAN2Synthesis
 from generators.stylegan3 import StyleGAN3Synthesis
@@ -136,7 +137,10 @@ def search_on(
         synthesize = FORMS[synthesis.family].fast(synthesis, kernels, precision)
     watch.truth = not settings.opt_name.startswith("sgd")
     ref_im = torch.full((batch, 3, side, side), 0.5)
-    search = Search(generator, synthesize, ref_im, settings, list(range(batch)))
+    with watch.device:
+        L = synthesis.num_layers
+        fit = Fit(torch.zeros(16, 3 * side * side), torch.zeros(8, L, 16), torch.zeros(L))
+    search = Search(generator, synthesize, ref_im, settings, list(range(batch)), fit=fit)
     try:
         for step in range(settings.steps):
             watch.strict = step in watched if watched else step >= 2

@@ -55,7 +55,9 @@ def test_a_step_changes_its_tensors_in_place(generator, opt_name):
         search.step()
     after = all_tensors(search)
     assert {name: value.data_ptr() for name, value in after.items()} == places
-    assert search.optimiser.opt.param_groups[0]["lr"] is search.rate
+    optimiser = search.optimiser.opt
+    lr = optimiser.lr if opt_name == "lbfgs" else optimiser.param_groups[0]["lr"]
+    assert lr is search.rate
     for name in ("v", "noise 0", "rate", "index"):
         assert not torch.equal(after[name], values[name]), name
 
@@ -172,6 +174,23 @@ def test_searches_of_one_kind_share_a_recording_and_end_as_without(generator, op
     for i, search in enumerate(searches):  # what one has found, no later one changes
         assert same([*search.pictures, search.results, [w.w for w in search.latents]], expected[i])
         assert torch.equal(pictures[i], lr_pictures(6).split(2)[i])  # nor what the caller gave
+
+
+@pytest.mark.parametrize("opt_name", ["adam", "lbfgs"])
+def test_a_search_that_ends_early_hands_its_recording_on(generator, opt_name):
+    """Each picture's own end is a tensor of the recorded step."""
+    settings = Settings(
+        steps=30, opt_name=opt_name, learning_rate=0.1, until="eps", polish=0.1, eps=0.06
+    )
+    recorder, pictures = StandInRecorder(), lr_pictures(6).split(2)
+    found = []
+    for i in range(3):
+        expected = ends(plain(generator, pictures[i], settings, [i, 9]))
+        search = plain(generator, pictures[i], settings, [i, 9], recorder=recorder)
+        assert same(ends(search), expected), i
+        found += [result.steps for result in search.results]
+    assert len(recorder.graphs) == 1
+    assert min(found) < 30 and len(set(found)) > 1
 
 
 @pytest.mark.parametrize("change", ["batch", "settings", "network", "side"])

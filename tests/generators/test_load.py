@@ -34,7 +34,7 @@ def test_demo64_stays_the_one_of_64_pixels(tmp_path):
 
 
 def test_an_unknown_generator_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="an https address, or one of ffhq, demo, ffhq2, "):
+    with pytest.raises(UserError, match="an https address, or one of ffhq, demo, demo64, ffhq2, "):
         PULSE("ffqh", device="cpu", cache_dir=tmp_path)
 
 

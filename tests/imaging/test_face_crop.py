@@ -86,10 +86,12 @@ def test_a_face_searched_on_a_reduced_copy_is_placed_in_the_photograph(
     astronaut, monkeypatch, tmp_path
 ):
     finder = FaceFinder(tmp_path)
-    (exact,) = finder.landmarks(astronaut)
+    (exact,) = finder.find(astronaut)
     monkeypatch.setattr(face_crop, "DETECT_PIXELS", astronaut.width * astronaut.height / 4)
-    (reduced,) = finder.landmarks(astronaut)
-    assert 0 < np.abs(reduced - exact).mean() < 3  # pixels; the face is 90 wide
+    (reduced,) = finder.find(astronaut)
+    assert 0 < np.abs(reduced.landmarks - exact.landmarks).mean() < 3  # pixels
+    assert exact.width == pytest.approx(91, abs=3) and exact.score > 1
+    assert reduced.width == pytest.approx(91, rel=0.25)
 
 
 def test_the_installed_landmark_model_is_used(tmp_path):

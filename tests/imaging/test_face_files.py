@@ -8,8 +8,10 @@ from PIL import Image
 
 from cli.errors import UserError
 from imaging.degradations import parse
+from imaging.face_choice import FaceChoice
 from imaging.face_crop import FaceFinder
 from imaging.face_files import AlignOptions, Photograph, settled_seed
+from imaging.face_records import FaceRecord
 from imaging.provenance import ALIGNED_FACE, picture_text
 
 
@@ -27,7 +29,7 @@ def changed(photograph: Photograph, **changes) -> Photograph:
 
 def test_a_photograph_is_done_by_its_own_faces_with_the_same_flags(photograph):
     assert not photograph.is_done()
-    assert photograph.write_faces(None) == 1
+    assert photograph.write_faces(None) == [FaceRecord("anna_0.png", "anna.png", 0)]
     face = photograph.target(0)
     assert face == photograph.path.parent / "faces" / "anna_0.png"
     assert picture_text(face) == {**photograph.marks(), ALIGNED_FACE: "0"}
@@ -54,7 +56,10 @@ def test_the_seed_of_existing_faces_is_kept_and_otherwise_drawn(photograph):
 def test_options_do_not_change_and_fit_at_least_one_photograph(photograph):
     with pytest.raises(FrozenInstanceError):
         photograph.options.seed = 1
-    for wrong in ({"output_size": 33}, {"upscale": 0}, {"upscale": 2}, {"seed": 1}):
+    for wrong in (
+        *({"output_size": 33}, {"upscale": 0}, {"upscale": 2}, {"seed": 1}),
+        {"choice": FaceChoice(1)},  # photograph's mode is resize
+    ):
         with pytest.raises(UserError):
             changed(photograph, **wrong)
 
@@ -65,7 +70,7 @@ class Finder(FaceFinder):
     def __init__(self, error: Exception):
         self.error = error
 
-    def landmarks(self, photo):
+    def find(self, photo):
         raise self.error
 
 

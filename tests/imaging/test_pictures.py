@@ -17,7 +17,9 @@ from PIL import Image, ImageCms, ImageDraw, PngImagePlugin, TiffImagePlugin
 
 from cli.errors import UserError
 from imaging import pictures
+from imaging.colours import over_white
 from imaging.pictures import (
+    clashes,
     list_pictures,
     read_picture,
     to_picture,
@@ -100,9 +102,7 @@ def test_every_mode_becomes_its_own_colour(tmp_path, name, picture, expected):
     ],
 )
 def test_modes_that_only_rare_formats_hold_are_read_too(mode, colour, expected):
-    assert np.allclose(
-        pictures._over_white(Image.new(mode, (3, 2), colour)).getpixel((0, 0)), expected
-    )
+    assert np.allclose(over_white(Image.new(mode, (3, 2), colour)).getpixel((0, 0)), expected)
 
 
 def test_cmyk_jpeg_has_the_colours_of_print(tmp_path):
@@ -267,8 +267,11 @@ def test_a_profile_for_other_colours_is_passed_over(tmp_path):
 
 def test_a_bomb_is_refused_before_it_is_decoded_and_silently(tmp_path, recwarn, capfd):
     (tmp_path / "a.png").write_bytes(png(100_000, 100_000, 8, 2, b""))
-    (tmp_path / "b.png").write_bytes(png(10_000, 10_000, 8, 2, b""))  # Pillow itself only warns
-    assert "pixels" in refusal(tmp_path / "a.png") and "pixels" in refusal(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes(png(13_378, 13_378, 8, 2, b""))
+    for name in ("a.png", "b.png"):
+        assert refusal(tmp_path / name) == (
+            "it has more than 179 million pixels, the limit: make it smaller first"
+        )
     assert len(list_pictures(tmp_path)[0]) == 2
     (tmp_path / "a.png").rename(tmp_path / "no_suffix")
     assert tmp_path / "no_suffix" in list_pictures(tmp_path)[0]
@@ -280,8 +283,8 @@ def test_files_that_are_no_pictures_are_refused_with_the_reason(tmp_path):
     assert "empty" in refusal(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("I am a text")
     assert "not a picture" in refusal(tmp_path / "b.png")
-    (tmp_path / "c.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    assert "convert" in refusal(tmp_path / "c.heic")
+    (tmp_path / "c.heic").write_bytes(b"no HEIC")
+    assert "export it as JPEG" in refusal(tmp_path / "c.heic")
     assert "cannot be opened" in refusal(tmp_path / "missing.png")
     assert "regular" in refusal(tmp_path)
 
@@ -355,6 +358,28 @@ def test_random_damage_gives_a_picture_or_a_sentence_and_nothing_else(
         assert len(list(descriptors.iterdir())) == before
 
 
+def test_108_million_pixels_are_read_and_a_jpeg_of_them_at_half_its_size(tmp_path, recwarn):
+    size = (12_000, 9_000)  # a telephone's; Pillow itself warns of it
+    bit = saved(tmp_path, "a.png", Image.new("1", size, 1))
+    assert read_picture(bit).size == size
+    photo = Image.new("L", size, 200)
+    photo.paste(30, (0, 0, 6000, 9000))
+    jpeg = saved(tmp_path, "a.jpg", photo)
+    assert read_picture(jpeg).size == size
+    half = read_picture(jpeg, reduce=True)
+    assert half.size == (6_000, 4_500)
+    assert (half.getpixel((2_900, 9))[0], half.getpixel((3_100, 9))[0]) == (30, 200)
+    assert not recwarn.list
+
+
+def test_a_jpeg_below_half_the_limit_keeps_every_pixel(tmp_path, monkeypatch):
+    jpeg = saved(tmp_path, "a.jpg", Image.new("RGB", (40, 30), RED))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30)
+    assert read_picture(jpeg, reduce=True).size == (40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 - 1)
+    assert read_picture(jpeg, reduce=True).size == (20, 15)
+
+
 # ------------------------------------------------------------ folders
 
 
@@ -383,6 +408,21 @@ def test_one_file_can_stand_for_a_folder(tmp_path):
     assert list_pictures(tmp_path / "a.txt") == ([], [tmp_path / "a.txt"])
     with pytest.raises(FileNotFoundError):
         list_pictures(tmp_path / "missing")
+
+
+def test_a_file_that_cannot_be_read_is_nobodys_rival(tmp_path):
+    read = Image.new("RGB", (2, 2))
+    alone = saved(tmp_path, "alone.png", read)
+    raw, one, two = tmp_path / "a.NEF", saved(tmp_path, "a.jpg", read), tmp_path / "b.heic"
+    for path in (raw, two):
+        path.write_bytes(b"no picture")
+    assert clashes([alone, raw, one], "be {stem}.png") == {raw: refusal(raw)}
+    other = saved(tmp_path, "a.png", read)
+    assert clashes([raw, one, other, two], "be {stem}.png") == {
+        raw: refusal(raw),
+        one: "a.png would be a.png: rename one of them",
+        other: "a.jpg would be a.png: rename one of them",
+    }
 
 
 def test_files_are_listed_without_importing_torch():

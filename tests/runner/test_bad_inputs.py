@@ -33,10 +33,12 @@ def bad_inputs(folder: Path) -> list[str]:
     Image.new("F", (4, 4), 0.5).save(folder / "floats.tif")
     Image.new("I", (4, 4), 70000).save(folder / "thirty_two_bits.tif")
     Image.new("1", (20_000, 5_000)).save(folder / "bomb.png")
-    for suffix in ("heic", "jxl", "svg", "eps", "ps"):
+    for suffix in ("heic", "jxl", "svg", "eps", "ps", "nef"):
         (folder / f"foreign.{suffix}_{suffix}.{suffix}").write_bytes(chance.bytes(100))
     face(folder / "twice.png")
     face(folder / "twice.bmp")
+    for name in ("good_0.NEF", "good_1.heic"):  # no rivals of good_0.png and good_1.png
+        (folder / name).write_bytes(chance.bytes(100))
     (folder / "broken_link.png").symlink_to("nowhere")
     (folder / "loop.png").symlink_to("loop.png")
     face(folder / ("n" * 251 + ".png"))  # 255 bytes: its record's name has one more

@@ -81,11 +81,17 @@ def test_render_gives_the_tensor_that_the_search_gave(pulse, tiny):
     assert torch.equal(search.latents[0].w, read_latent(pulse.runs / "a.npz")[0].w)
 
 
-def test_drawing_again_uses_the_number_of_threads_of_the_search_and_its_generator(pulse):
+def test_drawing_again_uses_the_number_of_threads_of_the_search_and_its_generator(
+    pulse, monkeypatch
+):
     pulse("-save_latent", "-threads", 3)
     torch.set_num_threads(2)
+    render, used = PULSE.render, []
+    monkeypatch.setattr(
+        PULSE, "render", lambda *args: used.append(torch.get_num_threads()) or render(*args)
+    )
     pulse("-render", "runs/a.npz", "-output_dir", "again", generator=None, threads=())
-    assert torch.get_num_threads() == 3
+    assert used == [3] and torch.get_num_threads() == 2
     assert (pulse.root / "again" / "a.png").read_bytes() == (pulse.runs / "a.png").read_bytes()
 
 

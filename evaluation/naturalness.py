@@ -1,0 +1,127 @@
+"""Whether the pictures of one search are as natural as those of another.
+
+    python -m evaluation.naturalness paper quick -faces PHOTOGRAPHS
+
+paper and quick are folders of run.py's results for the same LR, those outside eps among them;
+PHOTOGRAPHS are real faces. Of each folder: the share of pictures, enlarged to 256 pixels, in which
+dlib finds exactly one face, with Wilson's 95 % interval; and two distances to the real faces in
+features of EfficientNet-lite1, which training does not use: the kernel distance, and the Fréchet
+distance |μ₁ − μ₂|² + tr(C₁ + C₂ − 2·(C₁C₂)^½), in the AXES directions in which the real faces
+differ most. Of each folder but the first, how much larger they are than the first one's, with the
+95 % interval of a bootstrap over the LR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cli.command import OK, Parser, run_command
+from cli.errors import UserError
+from cli.progress import tell
+from evaluation.intervals import wilson
+from imaging.pictures import read_picture
+from training.dataset import load_faces
+from training.efficientnet import load_efficientnet
+from training.feature_distance import kernel_distance, pooled_features
+from training.score import face_share
+
+AXES = 16  # of fewer than a hundred pictures, a covariance of more is mostly chance
+RESAMPLES = 200
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Between the Gaussians of features (N, d) and (M, d)."""
+    a, b = a.double(), b.double()
+    C_a, C_b = a.T.cov(), b.T.cov()
+    # tr (C₁C₂)^½ is the sum of the roots of the eigenvalues, which are not negative
+    roots = torch.linalg.eigvals(C_a @ C_b).real.clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + C_a.trace() + C_b.trace() - 2 * roots).item()
+
+
+def principal_axes(features: Tensor, number: int) -> Tensor:
+    """(d, number): the directions in which (N, d) vary most."""
+    centred = (features - features.mean(0)).double()
+    return torch.linalg.svd(centred, full_matrices=False).Vh[:number].T.to(features.dtype)
+
+
+def bootstrap(
+    first: Tensor, other: Tensor, real: Tensor, distance: Callable, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of distance(other, real) − distance(first, real), over resamples of the
+    pairs of rows of first and other, (N, d) each.
+    """
+    random = torch.Generator().manual_seed(seed)
+    differences = []
+    for _ in range(RESAMPLES):
+        rows = torch.randint(len(first), (len(first),), generator=random)
+        differences.append(distance(other[rows], real) - distance(first[rows], real))
+    low, high = torch.tensor(differences).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high
+
+
+def results_in(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder of results, on either side of eps, by their names."""
+    return {
+        path.name: path for side in (folder / "outside_eps", folder) for path in side.glob("*.png")
+    }
+
+
+def read_results(folders: list[Path]) -> list[Tensor]:
+    """Of each folder the pictures of the names that all of them have, (N, 3, S, S), uint8. Raises:
+    UserError where they have fewer than AXES + 1 in common, or of different sizes.
+    """
+    found = [results_in(folder) for folder in folders]
+    names = sorted(set.intersection(*map(set, found)))
+    if len(names) <= AXES:
+        raise UserError(
+            f"{', '.join(map(str, folders))} have {len(names)} pictures of the same names: at "
+            f"least {AXES + 1} are needed, of the same LR"
+        )
+    pictures = [
+        [torch.from_numpy(np.array(read_picture(paths[name]))) for name in names] for paths in found
+    ]
+    if len(sizes := {tuple(picture.shape) for each in pictures for picture in each}) > 1:
+        raise UserError(f"the pictures have different sizes ({sizes}): give results of one size")
+    return [torch.stack(each).permute(0, 3, 1, 2) for each in pictures]
+
+
+def parser() -> Parser:
+    flags = Parser(__doc__)
+    flags.add_argument("runs", nargs="+", type=Path, help="folders of results of the same LR")
+    flags.flag("faces", "folder of real faces", required=True, type=Path)
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
+    sets = read_results(args.runs)
+    faces = load_faces(args.faces, sets[0].shape[-1], fewest=AXES + 1)
+    network = load_efficientnet(None, 1, torch.device("cpu"))
+    real, *features = (pooled_features(network, pictures) for pictures in (faces, *sets))
+    axes = principal_axes(real, AXES)
+    distances = {
+        "Fréchet distance": lambda a, b: frechet_distance(a @ axes, b @ axes),
+        "kernel distance": kernel_distance,
+    }
+    for folder, pictures, seen in zip(args.runs, sets, features, strict=True):
+        share = face_share(pictures)
+        low, high = wilson(round(share * len(pictures)), len(pictures))
+        tell(f"{folder}: {len(pictures)} pictures")
+        tell(f"  exactly one face: {share:.1%} ({low:.1%} to {high:.1%})")
+        for name, distance in distances.items():
+            line = f"  {name} to {len(faces)} real faces: {distance(seen, real):.2f}"
+            if seen is not features[0]:
+                more = distance(seen, real) - distance(features[0], real)
+                low, high = bootstrap(features[0], seen, real, distance)
+                line += f", {more:+.2f} ({low:+.2f} to {high:+.2f}) against {args.runs[0]}"
+            tell(line)
+    return OK
+
+
+if __name__ == "__main__":
+    run_command(main)
