@@ -24,9 +24,11 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint8_t bytes __attribute__((vector_size(LANES)));
 
-/* Bits of the byte that is kept of a value between the filters. */
+/* Two bits are kept of each value between the filters, of LANES values a uint32_t: as bytes, lanes 8
+ * to 15 stand beside lanes 0 to 7, shifted by four, and of these eight the upper four by two. */
 #define POSITIVE 1
 #define CLAMPED 2
+#define BITS 0x0303030303030303u
 
 /* cpu.py passes these as an array of longs. A filter up by p with `before` zeros before: sample m
  * between the filters is the sum over i of in[i] * up[i * p + before - m]. A filter down by q:
@@ -143,8 +145,26 @@ INLINE vec pick(ints where, vec yes, vec no)
     return (vec)((where & (ints)yes) | (~where & (ints)no));
 }
 
+INLINE uint32_t packed(ints bits)
+{
+    const bytes small = __builtin_convertvector(bits, bytes);
+    uint64_t half[2];
+    memcpy(half, &small, sizeof half);
+    half[0] |= half[1] << 4;
+    return (uint32_t)half[0] | (uint32_t)(half[0] >> 32) << 2;
+}
+
+INLINE ints unpacked(uint32_t from)
+{
+    const uint64_t both = (from & 0x33333333u) | (uint64_t)(from >> 2 & 0x33333333u) << 32;
+    const uint64_t half[2] = {both & BITS, both >> 4 & BITS};
+    bytes small;
+    memcpy(&small, half, sizeof small);
+    return __builtin_convertvector(small, ints);
+}
+
 /* √2 LeakyReLU of n values, cut to ±clamp, and what is kept of them for the gradient. */
-static void activate(vec *row, uint8_t *signs, long n, float clamp)
+static void activate(vec *row, uint32_t *kept, long n, float clamp)
 {
     ints beyond = {};
     for (long m = 0; m < n; m++) {
@@ -153,10 +173,7 @@ static void activate(vec *row, uint8_t *signs, long n, float clamp)
         const vec a = pick(positive, GAIN * z, GAIN * SLOPE * z);
         beyond |= (vec)((ints)a & 0x7fffffff) > all(clamp);
         row[m] = a;
-        if (signs) {
-            const bytes small = __builtin_convertvector(positive & POSITIVE, bytes);
-            memcpy(signs + m * LANES, &small, sizeof small);
-        }
+        if (kept) kept[m] = packed(positive & POSITIVE);
     }
     int any = 0;
     for (long c = 0; c < LANES; c++) any |= beyond[c];
@@ -164,34 +181,26 @@ static void activate(vec *row, uint8_t *signs, long n, float clamp)
         const vec a = row[m];
         const ints over = a > all(clamp), under = a < all(-clamp);
         row[m] = pick(over, all(clamp), pick(under, all(-clamp), a));
-        for (long c = 0; signs && c < LANES; c++)
-            if (over[c] | under[c]) signs[m * LANES + c] |= CLAMPED;
+        if (kept) kept[m] |= packed((over | under) & CLAMPED);
     }
 }
 
-INLINE ints loaded_bits(const uint8_t *from)
-{
-    bytes small;
-    memcpy(&small, from, sizeof small);
-    return __builtin_convertvector(small, ints);
-}
-
 /* The gradient of `activate`. Returns the sum of row * a / clamp over the clamped values. */
-static vec activate_grad(vec *row, const uint8_t *signs, long n)
+static vec activate_grad(vec *row, const uint32_t *kept, long n)
 {
-    uint8_t any = 0;
-    for (long i = 0; i < n * LANES; i++) any |= signs[i];
+    uint32_t any = 0;
+    for (long m = 0; m < n; m++) any |= kept[m];
     vec sum = all(0);
-    if (!(any & CLAMPED)) { /* nearly always; the bit is the number 1 */
+    if (!(any & 0xaaaaaaaau)) { /* nothing was clamped, as nearly always */
         for (long m = 0; m < n; m++) {
-            const vec positive = __builtin_convertvector(loaded_bits(signs + m * LANES), vec);
+            const vec positive = __builtin_convertvector(unpacked(kept[m]), vec);
             row[m] *= positive * (GAIN - GAIN * SLOPE) + GAIN * SLOPE;
         }
         return sum;
     }
     for (long m = 0; m < n; m++) {
-        const ints kept = loaded_bits(signs + m * LANES);
-        const ints positive = (kept & POSITIVE) != 0, clamped = (kept & CLAMPED) != 0;
+        const ints bits = unpacked(kept[m]);
+        const ints positive = (bits & POSITIVE) != 0, clamped = (bits & CLAMPED) != 0;
         const vec g = row[m];
         sum += pick(clamped, pick(positive, g, -g), all(0));
         row[m] = pick(clamped, all(0), pick(positive, GAIN * g, GAIN * SLOPE * g));
@@ -207,7 +216,7 @@ struct room {
 
 /* The tile of rows o0 to o1 and columns c0 to c1, `count` channels of it. sums: to the first LANES
  * are added the outputs before out_scale, to the others those of activate_grad. */
-INLINE void tile(const struct layout *s, const pixel *in, pixel *out, uint8_t *signs,
+INLINE void tile(const struct layout *s, const pixel *in, pixel *out, uint32_t *kept,
                  const vec in_scale, const vec in_bias, const vec out_scale, const float *up,
                  const float *down, float clamp, long o0, long o1, long c0, long c1, long count,
                  struct room room, double *sums, const long p, const long q)
@@ -251,15 +260,15 @@ INLINE void tile(const struct layout *s, const pixel *in, pixel *out, uint8_t *s
             const long first = most(-m0, 0), end = least(mid - m0, wide);
             for (long m = 0; m < first; m++) at[m] = all(0);
             for (long m = end; m < wide; m++) at[m] = all(0);
-            uint8_t *kept = signs ? signs + (r * mid + m0) * LANES : 0;
+            uint32_t *bits = kept ? kept + r * mid + m0 : 0;
             if (!s->backward) {
-                activate(at + first, kept ? kept + first * LANES : 0, end - first, clamp);
+                activate(at + first, bits ? bits + first : 0, end - first, clamp);
             } else {
                 const long a = least(most(own - m0, first), end);
                 const long b = least(most(own_end - m0, a), end);
-                activate_grad(at + first, kept + first * LANES, a - first);
-                const vec some = activate_grad(at + a, kept + a * LANES, b - a);
-                activate_grad(at + b, kept + b * LANES, end - b);
+                activate_grad(at + first, bits + first, a - first);
+                const vec some = activate_grad(at + a, bits + a, b - a);
+                activate_grad(at + b, bits + b, end - b);
                 if (r >= own_row && r < own_rows) clamped += some;
             }
             if (!s->down_radial) down_row(down, q, at, wanted, n);
@@ -304,11 +313,11 @@ INLINE vec of_channels(const float *from, long count, float others)
     return found;
 }
 
-/* out = out_scale * filter_down(activate(filter_up(in_scale * in + in_bias))) with signs kept where
- * there is room for them, (groups of LANES channels, mid_size, mid_size, LANES) bytes. Backward,
- * the gradient of `activate` stands between, and signs are read. sums, per channel: of what is
+/* out = out_scale * filter_down(activate(filter_up(in_scale * in + in_bias))) with the bits of
+ * `activate` kept where there is room for them, (groups of LANES channels, mid_size, mid_size).
+ * Backward, the gradient of `activate` stands between, and they are read. sums, per channel: of what is
  * filtered down, before out_scale; then of activate_grad, times clamp. */
-int pulse_filtered(const pixel *in, pixel *out, uint8_t *signs, const float *in_scale,
+int pulse_filtered(const pixel *in, pixel *out, uint32_t *kept, const float *in_scale,
                    const float *in_bias, const float *out_scale, const float *up,
                    const float *down, double *sums, const long *numbers, float clamp,
                    int threads)
@@ -341,7 +350,7 @@ int pulse_filtered(const pixel *in, pixel *out, uint8_t *signs, const float *in_
             const long o0 = at / across * ROWS, o1 = least(o0 + ROWS, s.out_size);
             const long c0 = at % across * COLUMNS, c1 = least(c0 + COLUMNS, s.out_size);
             const long count = least(LANES, s.channels - c);
-            uint8_t *own = signs ? signs + group * s.mid_size * s.mid_size * LANES : 0;
+            uint32_t *own = kept ? kept + group * s.mid_size * s.mid_size : 0;
             const vec scale = of_channels(in_scale + c, count, 1);
             const vec bias = of_channels(in_bias ? in_bias + c : 0, count, 0);
             const vec scale_out = of_channels(out_scale + c, count, 1);

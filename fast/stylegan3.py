@@ -6,8 +6,8 @@ generators.stylegan3, and its gradient, several times faster.
 
 As in fast/synthesis.py, weights are scaled once, pictures lie channels last, and backward is by
 hand: there is no gradient for weights. A layer keeps the input of its convolution and, of the many
-samples between its two filters, a byte each. What lies between two convolutions is one pass over
-memory, in the functions of a StyleGAN3Kernels.
+samples between its two filters, whether each is positive and whether it was clamped. What lies
+between two convolutions is one pass over memory, in the functions of a StyleGAN3Kernels.
 
 With x the modulated input s·x̂ of a convolution, P = Σ x·g over the pixels, g the gradient for x, is
 per channel s·∂/∂s. It gives the gradient of the demodulation before, too, without what that

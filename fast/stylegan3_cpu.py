@@ -25,7 +25,7 @@ class NativeStyleGAN3Kernels(Library, TorchStyleGAN3Kernels):
     def activate(self, y, scale, bias, out_scale, filters, keep):
         B, C, mid, kept = len(y), y.shape[1], filters.mid_size, None
         if keep:
-            kept = torch.empty(B, -(-C // LANES), mid, mid, LANES, dtype=torch.uint8)
+            kept = torch.empty(B, -(-C // LANES), mid, mid, dtype=torch.int32)
         sizes = [filters.in_size, mid, filters.out_size]
         factors = [filters.up_factor, filters.before, filters.down_factor, 0]
         kinds = [0, filters.down.ndim == 2, 0]  # upwards radial, downwards radial, backward

@@ -4,7 +4,7 @@ form in PyTorch's own operations.
 
 Between the filters a picture has four to sixteen times as many samples as before and after. They
 exist a strip of rows at a time; of each, only the sign is kept for the gradient, and whether it was
-clamped: a byte.
+clamped: here a byte, in stylegan3.c two bits.
 """
 
 from __future__ import annotations

@@ -132,6 +132,15 @@ def read_networks(path: Path, mapping_path: Path | None = None) -> Networks:
     return networks
 
 
+def read_stylegan1(path: Path) -> Networks:
+    """`read_networks` for what trains: StyleGAN alone. Raises: UserError for later families too."""
+    networks = read_networks(path)
+    if networks.synthesis.family != "stylegan1":
+        family = FAMILIES[networks.synthesis.family]
+        raise UserError(f"{path} is a {family}: what is trained here is a StyleGAN, give one")
+    return networks
+
+
 def read_mapping(path: Path) -> G_mapping:
     """The network of a `mapping.pt`. Raises: UserError."""
     with _naming(path):

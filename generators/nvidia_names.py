@@ -50,7 +50,7 @@ def build_stylegan2(
                 f"synthesis.{key}"
             )
     style = synthesis.get("b4.conv1.affine.weight")
-    if style is None or style.ndim != 2:
+    if style is None or style.ndim != 2 or not channels:
         raise UserError("holds no whole synthesis network: synthesis.b4.conv1 is missing")
     found = "skip" if "b4.torgb.weight" in synthesis else "orig"
     if "b8.skip.weight" in synthesis:

@@ -9,7 +9,6 @@ refused by name, and so is a file that lacks one.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
 from cli.errors import UserError
 from generators.networks import (
@@ -20,7 +19,7 @@ from generators.networks import (
 )
 from generators.nvidia_names import build_stylegan2, split, with_mapping
 from generators.persistent import Network
-from generators.stylegan3_layout import LayerLayout, require_layout
+from generators.stylegan3_layout import require_layout
 
 
 def _generator(content: dict) -> object:
@@ -87,9 +86,12 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
     if len(names) != depth + 1 or depth < 1:
         raise UserError(f"was built with num_layers = {depth}, and holds {len(names)} layers")
     clamp = _shared(convolutions, "conv_clamp")
+    state, mapping = split(network.tensors())
+    filters = state.get(f"{names[0]}.down_filter")
+    radial = filters is not None and filters.ndim == 2
     config = {
         "resolution": _number(network, "img_resolution"),
-        "family": "stylegan3-r" if convolutions[0].setting("down_radial") else "stylegan3-t",
+        "family": "stylegan3-r" if radial else "stylegan3-t",
         "dlatent_size": _number(network, "w_dim"),
         "depth": depth,
         "num_critical": _number(synthesis, "num_critical"),
@@ -97,14 +99,17 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
         "output_scale": _number(synthesis, "output_scale"),
         "conv_clamp": math.inf if clamp is None else clamp,
     } | _channels(convolutions[:-1])
-    state, mapping = split(network.tensors())
     networks = with_mapping(build_stylegan3(state, config), mapping)
     # sizes, rates, bands, kernels and paddings: what was computed is what the file says
-    of_layers = [field.name for field in fields(LayerLayout) if field.name != "name"]
-    asked = {name: of_layers for name in names}
-    asked["input"] = ["channels", "size", "sampling_rate", "bandwidth"]
-    stated = {name: {key: inner[name].setting(key) for key in asked[name]} for name in inner}
-    require_layout(networks.synthesis.layouts, stated)
+    needed = {name: ["up_factor", "down_factor", "padding"] for name in names}
+    needed["input"] = ["size", "sampling_rate", "bandwidth"]
+    for name, keys in needed.items():
+        for key in keys:
+            inner[name].setting(key)
+    require_layout(
+        networks.synthesis.layouts,
+        {name: {key: layer.setting(key) for key in layer.state} for name, layer in inner.items()},
+    )
     return networks
 
 

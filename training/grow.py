@@ -23,7 +23,7 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
 from fast.device import choose_device
-from generators.formats import Networks, read_networks
+from generators.formats import Networks, read_stylegan1
 from generators.load import save_generator, weight_file
 from generators.prior import fit_prior
 from safe_files import atomic_write, require_folder_writable
@@ -229,7 +229,7 @@ def main() -> int:
     args = parser().parse_args()
     require_folder_writable(args.output_dir, "-output_dir")
     device = choose_device(args.device)
-    source = read_networks(weight_file(args.start))
+    source = read_stylegan1(weight_file(args.start))
     if source.mapping is None:
         raise UserError(f"{args.start} has no mapping network: give a generator that has one")
     size = source.synthesis.resolution

@@ -30,7 +30,7 @@ import torch
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
-from generators.formats import read_networks
+from generators.formats import read_stylegan1
 from generators.load import weight_file
 from imaging.provenance import write_png
 from training.dataset import load_faces
@@ -104,7 +104,7 @@ def main() -> int:
         for flag in NEEDED[part]:
             if getattr(args, flag) is None:
                 raise UserError(f"-parts {args.parts} needs -{flag}: name a folder")
-    networks = read_networks(weight_file(args.generator))
+    networks = read_stylegan1(weight_file(args.generator))
     if networks.mapping is None:
         raise UserError(f"{args.generator} has no mapping network to draw samples with")
     size = networks.synthesis.resolution

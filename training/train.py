@@ -28,7 +28,7 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
 from fast.device import choose_device
-from generators.formats import read_networks
+from generators.formats import read_stylegan1
 from generators.load import weight_file
 from safe_files import require_folder_writable
 from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
@@ -178,8 +178,8 @@ def main() -> int:
         tell(f"goes on at {training.images} images")
     elif args.start is not None:
         training.start_from(
-            read_networks(weight_file(args.start)),
-            args.trained and read_networks(args.trained),
+            read_stylegan1(weight_file(args.start)),
+            args.trained and read_stylegan1(args.trained),
             critic=args.critic and load_weights(args.critic, "critic"),
             projected=args.projected and load_weights(args.projected, "projected"),
         )

@@ -269,3 +269,9 @@ def test_a_file_that_claims_a_huge_network_takes_no_memory(tmp_path):
     )
     with pytest.raises(UserError, match="unusable config|does not fit"):
         read_networks(tmp_path / "g.pt")
+
+
+def test_what_trains_refuses_later_families_in_one_sentence(files):
+    assert formats.read_stylegan1(files[2]["one file"]).synthesis.family == "stylegan1"
+    with pytest.raises(UserError, match=r"sg3r_tiny.pkl is a StyleGAN3, configuration R: what is"):
+        formats.read_stylegan1(GOLDEN / "sg3r_tiny.pkl")
