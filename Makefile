@@ -1,8 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo_run
+LOWEST := .venv-lowest/bin/python
+# What uses other packages most, and takes little time.
+LOWEST_TESTS := tests/imaging tests/generators tests/cli tests/evaluation tests/test_align.py \
+  tests/test_search.py tests/test_golden.py tests/test_drive.py tests/test_drive_failures.py \
+  tests/fast/test_choose.py tests/fast/test_device.py tests/fast/test_precision.py
 
-.PHONY: demo app bench test lint flags stress clean
+.PHONY: demo app bench test lowest lint flags stress clean
 
 # A photograph in, imaginary faces out: ends by saying where the picture is that shows them.
 demo: .venv/installed
@@ -22,6 +27,11 @@ bench: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+# The lower bounds of requirements.txt hold: quick tests with the lowest version of each of them.
+lowest: .venv-lowest/installed
+	$(LOWEST) -m pytest --ignore tests/evaluation/test_report_in_browser.py \
+	  --ignore tests/generators/test_hostile_weights.py $(LOWEST_TESTS)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +49,7 @@ stress: .venv/app-installed
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf .venv $(RUN)
+	rm -rf .venv .venv-lowest $(RUN)
 
 # Installs once, and again only where requirements.txt has changed.
 .venv/installed: requirements.txt
@@ -51,4 +61,10 @@ clean:
 
 .venv/app-installed: .venv/installed requirements-app.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-app.txt
+	touch $@
+
+.venv-lowest/installed: requirements.txt
+	$(PYTHON) -m venv .venv-lowest
+	sed 's/>=/==/' requirements.txt > .venv-lowest/lowest.txt
+	$(LOWEST) -m pip install --disable-pip-version-check --quiet -r .venv-lowest/lowest.txt
 	touch $@

@@ -39,7 +39,7 @@ from benchmarks import stylegan3_steps
 from benchmarks.hardware import machine_rates, processor
 from benchmarks.search_quality import compare
 from benchmarks.step_profile import profile
-from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator
+from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator, random_stylegan2
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
 from fast.device import choose_device
@@ -49,10 +49,9 @@ from imaging.pictures import list_pictures, read_picture, to_tensor
 from PULSE import PULSE
 from safe_files import atomic_write
 from search_settings import PRECISIONS
-from stylegan import G_synthesis
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("steps", "stylegan3", "start", "runs", "faces", "profile")
+PARTS = ("steps", "stylegan2", "stylegan3", "start", "runs", "faces", "profile")
 ON_REQUEST = ("faces", "profile")  # parts that are not measured unless they are named
 
 
@@ -92,15 +91,18 @@ def rows_for(device: torch.device, batches: list[int]) -> list[Row]:
     ]
 
 
-def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> list[dict]:
-    """The table of steps, printed row by row."""
-    network = G_synthesis(resolution=args.resolution)
-    unfolded = 2 * network.count_multiply_adds(folded=False)
+def measure_steps(
+    args, device: torch.device, network: torch.nn.Module, file: Path, cache_dir: Path
+) -> list[dict]:
+    """The table of steps on `network`, StyleGAN or StyleGAN2, which is in `file`, row by row."""
     needed = 2 * network.multiply_adds  # forward, and backward to the inputs
-    print(
-        f"multiply-adds of a step: {needed / 1e9:.1f} G "
-        f"({unfolded / 1e9:.1f} G with ×2 as nearest neighbour)"
-    )
+    rows_wanted = rows_for(device, args.batches)
+    if network.family == "stylegan1":
+        unfolded = 2 * network.count_multiply_adds(folded=False)
+        beside = f" ({unfolded / 1e9:.1f} G with ×2 as nearest neighbour)"
+    else:
+        rows_wanted, beside = rows_wanted[1:], ""  # it has no instance norm
+    print(f"{network.family}, multiply-adds of a step: {needed / 1e9:.1f} G{beside}")
     rates: dict[str, dict[str, float]] = {}
     rows, first = [], None
     print(
@@ -108,7 +110,7 @@ def measure_steps(args, device: torch.device, file: Path, cache_dir: Path) -> li
         f"{'peak MB':>9}{'x faster':>9}{'x floor':>8}",
         flush=True,
     )
-    for row in rows_for(device, args.batches):
+    for row in rows_wanted:
         if row.precision not in rates:
             rates[row.precision] = machine_rates(device, row.precision)
         request = {
@@ -283,10 +285,11 @@ def parser() -> Parser:
     )
     flags.flag(
         "parts",
-        "of steps, stylegan3 (its steps, minutes on a CPU), start, runs, faces, profile (of a CPU)",
+        "of steps, stylegan2 and stylegan3 (their steps, minutes on a CPU), start, runs, faces, "
+        "profile (of a CPU)",
         nargs="+",
         choices=PARTS,
-        shown="steps stylegan3 start runs",
+        shown="steps stylegan2 stylegan3 start runs",
     )
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
     flags.flag("steps", "of each search of that part", STEPS, type=int)
@@ -323,10 +326,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         file = folder / "random.pt"
-        if set(args.parts) != {"faces"}:
-            random_generator(file, args.resolution)
+        if not set(args.parts) <= {"faces", "stylegan2", "stylegan3"}:
+            network = random_generator(file, args.resolution)
         if "steps" in args.parts:
-            figures["steps"] = measure_steps(args, device, file, folder / "cache")
+            figures["steps"] = measure_steps(args, device, network, file, folder / "cache")
+        if "stylegan2" in args.parts:
+            second = folder / "stylegan2.pt"
+            network = random_stylegan2(second, args.resolution)
+            figures["stylegan2"] = measure_steps(args, device, network, second, folder / "cache")
         if "stylegan3" in args.parts:
             figures["stylegan3"] = measure_stylegan3(args, device, folder / "cache")
         if "start" in args.parts:

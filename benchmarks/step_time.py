@@ -13,17 +13,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import stylegan
 from benchmarks.hardware import wait_for_device
 from fast.precision import convolutions_in
 from generators.formats import Networks
 from generators.load import save_generator
+from generators.stylegan2 import StyleGAN2Synthesis
 from PULSE import PULSE, Search
 from search_settings import Settings
 from stylegan import G_synthesis
 
-PLAIN_LIBRARY = "plain, F.instance_norm"
+PLAIN_LIBRARY = "plain, F.instance_norm"  # of StyleGAN1
 STEPS = 100  # of a search, by which images per minute are reckoned
 
 
@@ -42,14 +44,30 @@ def random_generator(
     fmap_base: int = 8192,
     fmap_max: int = 512,
     dlatent_size: int = 512,
-) -> None:
-    """A generator with random weights, by default of FFHQ's layout, as a file. Raises: OSError."""
+) -> G_synthesis:
+    """A StyleGAN1 with random weights, by default of FFHQ's layout, as a file. Raises: OSError."""
     torch.manual_seed(0)
     synthesis = G_synthesis(
         dlatent_size, resolution=resolution, fmap_base=fmap_base, fmap_max=fmap_max
     )
-    prior = torch.zeros(dlatent_size), torch.ones(dlatent_size)
-    save_generator(Networks(synthesis, None), prior, path)
+    return _saved(synthesis, path)
+
+
+def random_stylegan2(path: Path, resolution: int) -> StyleGAN2Synthesis:
+    """A StyleGAN2 with random weights, in the layout of config F, as a file. Raises: OSError."""
+    torch.manual_seed(0)
+    sizes = [2**k for k in range(2, resolution.bit_length())]
+    synthesis = StyleGAN2Synthesis(resolution, channels=[min(32768 // r, 512) for r in sizes])
+    for name, parameter in synthesis.named_parameters():
+        if name.endswith("noise_strength"):
+            nn.init.constant_(parameter, 0.1)
+    return _saved(synthesis, path)
+
+
+def _saved(synthesis: nn.Module, path: Path) -> nn.Module:
+    width = synthesis.dlatent_size
+    save_generator(Networks(synthesis, None), (torch.zeros(width), torch.ones(width)), path)
+    return synthesis
 
 
 def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:

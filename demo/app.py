@@ -59,7 +59,7 @@ def parser() -> Parser:
     )
     flags.flag("device", "auto, cuda, mps or cpu", "auto")
     flags.flag("cache_dir", "where weights and prior fits are kept", Path("cache"), type=Path)
-    flags.flag("open", "open the page in a browser", action="store_true")
+    flags.flag("open", "open the page in a browser, where there is a screen", action="store_true")
     return flags
 
 
@@ -94,6 +94,15 @@ def offered(files: list[Path], cache_dir: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
+def has_screen() -> bool:
+    """Whether a browser would have a window of its own, and not take the terminal."""
+    return (
+        os.name == "nt"
+        or sys.platform == "darwin"
+        or bool({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ))
+    )
+
+
 def main() -> int:
     args, status = parser().parse_args(), OK
     os.environ |= {
@@ -101,7 +110,10 @@ def main() -> int:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    with tempfile.TemporaryDirectory(prefix="pulse_page_") as folder:
+    with (
+        listening(args.host, args.port) as listener,
+        tempfile.TemporaryDirectory(prefix="pulse_page_") as folder,
+    ):
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "gradio"))
         uploads = Path(folder, "uploads")
         uploads.mkdir()
@@ -117,19 +129,18 @@ def main() -> int:
 
         choose_device(args.device)
         generators = offered(args.generators, args.cache_dir)
-        with listening(args.host, args.port) as listener:
-            host = f"[{args.host}]" if ":" in args.host else args.host
-            address = f"http://{host}:{listener.getsockname()[1]}/"
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        address = f"http://{host}:{listener.getsockname()[1]}/"
 
-            def ready() -> None:
-                tell(f"The page is at {address} (Ctrl-C ends it)")
-                if args.open:
-                    threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        def ready() -> None:
+            tell(f"The page is at {address} (Ctrl-C ends it)")
+            if args.open and has_screen():
+                threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
 
-            try:
-                serve(listener, uploads, generators, args.device, args.cache_dir, ready)
-            except Stopped as stopped:
-                status = 128 + stopped.signum
+        try:
+            serve(listener, uploads, generators, args.device, args.cache_dir, ready)
+        except Stopped as stopped:
+            status = 128 + stopped.signum
     if status:  # a search, a download or a photograph may be under way in a thread: not waited for
         os._exit(status)
     return OK

@@ -35,6 +35,8 @@ STYLES = {  # knob → colour and marker
     "latents": (PURPLE, "X"),
     "GEOCROSS": (GREY, "D"),
     "eps": (BLUE, "h"),
+    "search": (VERMILLION, "*"),
+    "start": (GREEN, "d"),
 }
 LOOK = {
     "figure.dpi": 120,

@@ -44,7 +44,9 @@ REPLAY_PAYS = 10  # steps, of which three warm up and one is recorded
 # then they are five times slower.
 ONE_THREAD = 1_250_000_000
 
-LARGE = 512  # pixels: from here on single pictures exceed what glibc keeps by itself, 32 MB
+# Pixels from which single pictures exceed what glibc keeps by itself, 32 MB. What StyleGAN3 keeps
+# for the gradient has twice the pixels and up to 1024 channels.
+LARGE, LARGE_STYLEGAN3 = 512, 128
 
 
 class Form(NamedTuple):
@@ -54,6 +56,7 @@ class Form(NamedTuple):
     eager: Callable[[], Kernels]  # PyTorch's own operations
     on_cpu: ModuleType  # whose `load` compiles kernels
     on_cuda: Callable[[Path, torch.device], tuple[Kernels | None, str]] | None = None
+    large: int = LARGE
 
 
 def _triton(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
@@ -68,7 +71,7 @@ def _stylegan2_on_cuda(cache_dir: Path, device: torch.device) -> tuple[Kernels |
     return inductor.load(cache_dir, device, TorchStyleGAN2Kernels())
 
 
-STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu)
+STYLEGAN3 = Form(FastStyleGAN3, TorchStyleGAN3Kernels, stylegan3_cpu, large=LARGE_STYLEGAN3)
 FORMS = {
     "stylegan1": Form(FastSynthesis, TorchKernels, cpu, _triton),
     "stylegan2": Form(FastStyleGAN2, TorchStyleGAN2Kernels, stylegan2_cpu, _stylegan2_on_cuda),
@@ -117,7 +120,8 @@ class FastForms:
         """What searches of so many steps are computed with. With `auto`, a formulation `like` that
         of an earlier search is followed on a CPU, where a picture is the same only in the same one.
         """
-        if self.device.type == "cpu" and self.synthesis.resolution >= LARGE:
+        large = self._form.large if self._form is not None else LARGE
+        if self.device.type == "cpu" and self.synthesis.resolution >= large:
             keep_freed_memory()
         wanted = self.compile == "on"
         if self.compile == "auto" and self.device.type == "cpu":

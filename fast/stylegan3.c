@@ -4,8 +4,8 @@
  *
  * Pictures are (size, size, channels), channels last, as in cpu.c. What lies between the filters
  * has four to sixteen times as many samples: it exists only in buffers of a few rows of a tile.
- * A tile is some rows and columns of LANES channels of the output. Tiles do not depend on the number of
- * threads, and sums are added up in their order: so a result does not depend on it either.
+ * A tile is some rows and columns of LANES channels of the output. Tiles do not depend on the number
+ * of threads, and sums are added up in their order: so a result does not depend on it either.
  */
 #include "pixels.h"
 
@@ -16,6 +16,9 @@
 #define COLUMNS 64 /* of it */
 #define RING 8     /* rows of the input that are kept, TAPS or more */
 #define GAIN 1.41421356f
+
+/* The loop that follows has so few iterations that what it indexes stays in registers. */
+#define UNROLL _Pragma("GCC unroll 16")
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -70,13 +73,14 @@ static void load_row(const struct layout *s, const pixel *in, long row, long fir
         memset(to, 0, n * sizeof *to);
         return;
     }
-    for (long j = 0; j < n; j++) {
-        const long at = first + j;
-        if (at < 0 || at >= s->in_size) to[j] = all(0);
-        else if (count == LANES)
-            to[j] = scale * loaded(in + (row * s->in_size + at) * s->channels, LANES) + bias;
-        else
-            to[j] = scale * loaded(in + (row * s->in_size + at) * s->channels, count) + bias;
+    const long left = least(most(-first, 0), n), right = most(least(n, s->in_size - first), left);
+    const long next = row + 1 < s->in_size ? s->in_size * s->channels : 0;
+    const pixel *from = in + (row * s->in_size + first + left) * s->channels;
+    for (long j = 0; j < left; j++) to[j] = all(0);
+    for (long j = right; j < n; j++) to[j] = all(0);
+    for (long j = left; j < right; j++, from += s->channels) {
+        __builtin_prefetch(from + next); /* of which the cache knows no pattern */
+        to[j] = scale * (count == LANES ? loaded(from, LANES) : loaded(from, count)) + bias;
     }
 }
 
@@ -85,7 +89,7 @@ static void up_column(const float *f, long p, vec *const *rows, vec *to, long n)
 {
     for (long j = 0; j < n; j++) {
         vec sum = f[0] * rows[0][j];
-        for (long t = 1; t < TAPS; t++) sum += f[t * p] * rows[t][j];
+        UNROLL for (long t = 1; t < TAPS; t++) sum += f[t * p] * rows[t][j];
         to[j] = sum;
     }
 }
@@ -95,11 +99,11 @@ INLINE void up_row(const float *f, const long p, const vec *from, vec *to, long 
 {
     for (long e = 0; e < n; e += BLOCK) {
         vec near[BLOCK + TAPS - 1];
-        for (long k = 0; k < BLOCK + TAPS - 1; k++) near[k] = from[e + k];
+        UNROLL for (long k = 0; k < BLOCK + TAPS - 1; k++) near[k] = from[e + k];
         for (long phase = 0; phase < p; phase++)
-            for (long k = 0; k < BLOCK; k++) {
+            UNROLL for (long k = 0; k < BLOCK; k++) {
                 vec sum = f[phase] * near[k];
-                for (long t = 1; t < TAPS; t++) sum += f[t * p + phase] * near[k + t];
+                UNROLL for (long t = 1; t < TAPS; t++) sum += f[t * p + phase] * near[k + t];
                 to[(e + k) * p + p - 1 - phase] = sum;
             }
     }
@@ -111,14 +115,14 @@ INLINE void up_radial(const float *f, const long p, vec *const *rows, vec *to, l
     for (long e = 0; e < n; e += BLOCK)
         for (long phase = 0; phase < p; phase++) {
             vec sum[BLOCK];
-            for (long k = 0; k < BLOCK; k++) sum[k] = all(0);
+            UNROLL for (long k = 0; k < BLOCK; k++) sum[k] = all(0);
             for (long u = 0; u < TAPS; u++) {
                 const float *g = f + u * p * TAPS * p + phase;
                 const vec *from = rows[u] + e;
-                for (long t = 0; t < TAPS; t++)
-                    for (long k = 0; k < BLOCK; k++) sum[k] += g[t * p] * from[k + t];
+                UNROLL for (long t = 0; t < TAPS; t++)
+                    UNROLL for (long k = 0; k < BLOCK; k++) sum[k] += g[t * p] * from[k + t];
             }
-            for (long k = 0; k < BLOCK; k++) to[(e + k) * p + p - 1 - phase] = sum[k];
+            UNROLL for (long k = 0; k < BLOCK; k++) to[(e + k) * p + p - 1 - phase] = sum[k];
         }
 }
 
@@ -127,10 +131,10 @@ INLINE void down_row(const float *f, const long q, const vec *from, vec *to, lon
 {
     for (long c = 0; c < n; c += BLOCK) {
         vec sum[BLOCK];
-        for (long k = 0; k < BLOCK; k++) sum[k] = all(0);
+        UNROLL for (long k = 0; k < BLOCK; k++) sum[k] = all(0);
         for (long j = 0; j < TAPS * q; j++)
-            for (long k = 0; k < BLOCK; k++) sum[k] += f[j] * from[(c + k) * q + j];
-        for (long k = 0; k < BLOCK; k++) to[c + k] = sum[k];
+            UNROLL for (long k = 0; k < BLOCK; k++) sum[k] += f[j] * from[(c + k) * q + j];
+        UNROLL for (long k = 0; k < BLOCK; k++) to[c + k] = sum[k];
     }
 }
 
@@ -142,28 +146,51 @@ INLINE vec pick(ints where, vec yes, vec no)
 /* √2 LeakyReLU of n values, cut to ±clamp, and what is kept of them for the gradient. */
 static void activate(vec *row, uint8_t *signs, long n, float clamp)
 {
+    ints beyond = {};
     for (long m = 0; m < n; m++) {
         const vec z = row[m];
         const ints positive = z > all(0);
         const vec a = pick(positive, GAIN * z, GAIN * SLOPE * z);
-        const ints over = a > all(clamp), under = a < all(-clamp);
-        row[m] = pick(over, all(clamp), pick(under, all(-clamp), a));
+        beyond |= (vec)((ints)a & 0x7fffffff) > all(clamp);
+        row[m] = a;
         if (signs) {
-            const ints kept = (positive & POSITIVE) | ((over | under) & CLAMPED);
-            const bytes small = __builtin_convertvector(kept, bytes);
+            const bytes small = __builtin_convertvector(positive & POSITIVE, bytes);
             memcpy(signs + m * LANES, &small, sizeof small);
         }
     }
+    int any = 0;
+    for (long c = 0; c < LANES; c++) any |= beyond[c];
+    for (long m = 0; any && m < n; m++) { /* hardly ever */
+        const vec a = row[m];
+        const ints over = a > all(clamp), under = a < all(-clamp);
+        row[m] = pick(over, all(clamp), pick(under, all(-clamp), a));
+        for (long c = 0; signs && c < LANES; c++)
+            if (over[c] | under[c]) signs[m * LANES + c] |= CLAMPED;
+    }
+}
+
+INLINE ints loaded_bits(const uint8_t *from)
+{
+    bytes small;
+    memcpy(&small, from, sizeof small);
+    return __builtin_convertvector(small, ints);
 }
 
 /* The gradient of `activate`. Returns the sum of row * a / clamp over the clamped values. */
 static vec activate_grad(vec *row, const uint8_t *signs, long n)
 {
+    uint8_t any = 0;
+    for (long i = 0; i < n * LANES; i++) any |= signs[i];
     vec sum = all(0);
+    if (!(any & CLAMPED)) { /* nearly always; the bit is the number 1 */
+        for (long m = 0; m < n; m++) {
+            const vec positive = __builtin_convertvector(loaded_bits(signs + m * LANES), vec);
+            row[m] *= positive * (GAIN - GAIN * SLOPE) + GAIN * SLOPE;
+        }
+        return sum;
+    }
     for (long m = 0; m < n; m++) {
-        bytes small;
-        memcpy(&small, signs + m * LANES, sizeof small);
-        const ints kept = __builtin_convertvector(small, ints);
+        const ints kept = loaded_bits(signs + m * LANES);
         const ints positive = (kept & POSITIVE) != 0, clamped = (kept & CLAMPED) != 0;
         const vec g = row[m];
         sum += pick(clamped, pick(positive, g, -g), all(0));
@@ -243,18 +270,20 @@ INLINE void tile(const struct layout *s, const pixel *in, pixel *out, uint8_t *s
         pixel *to = out + (o * s->out_size + c0) * s->channels;
         for (long c = 0; c < n; c += BLOCK) {
             vec sum[BLOCK];
-            for (long k = 0; k < BLOCK; k++) sum[k] = all(0);
-            for (long j = 0; j < taps; j++) {
-                if (s->down_radial) {
-                    const vec *from = room.ring + (oldest + j) % taps * stride + skip + c * q;
+            UNROLL for (long k = 0; k < BLOCK; k++) sum[k] = all(0);
+            long at = oldest % taps; /* in the ring */
+            if (s->down_radial)
+                for (long j = 0; j < taps; j++, at = at + 1 < taps ? at + 1 : 0) {
+                    const vec *from = room.ring + at * stride + skip + c * q;
                     for (long l = 0; l < taps; l++)
-                        for (long k = 0; k < BLOCK; k++)
+                        UNROLL for (long k = 0; k < BLOCK; k++)
                             sum[k] += down[j * taps + l] * from[k * q + l];
-                } else {
-                    const vec *from = room.ring + (oldest + j) % taps * (n + BLOCK) + c;
-                    for (long k = 0; k < BLOCK; k++) sum[k] += down[j] * from[k];
                 }
-            }
+            else
+                for (long j = 0; j < taps; j++, at = at + 1 < taps ? at + 1 : 0) {
+                    const vec *from = room.ring + at * (n + BLOCK) + c;
+                    UNROLL for (long k = 0; k < BLOCK; k++) sum[k] += down[j] * from[k];
+                }
             for (long k = 0; k < least(BLOCK, n - c); k++) {
                 total += sum[k];
                 stored(out_scale * sum[k], to + (c + k) * s->channels, count);

@@ -148,30 +148,42 @@ def _require(part: str, network, network_class, path: Path) -> None:
 
 def _read(files: tuple[RemoteFile, ...], paths: list[Path]) -> Networks:
     """The networks of whole files. Raises: UserError where a file is not what it was."""
-    for file, path in zip(files, paths, strict=True):
-        if not (file.sha256 or file.git_blob_sha1):
-            hold_against_first_load(path)
+    pairs = zip(files, paths, strict=True)
+    unchecked = [path for file, path in pairs if not (file.sha256 or file.git_blob_sha1)]
+    digests = [held_against_first_load(path) for path in unchecked]
     networks = read_networks(*paths)
     _require("synthesis", networks.synthesis, G_synthesis, paths[0])
     _require("mapping", networks.mapping, G_mapping, paths[-1])
+    for path, digest in zip(unchecked, digests, strict=True):
+        keep_digest(path, digest)
     return networks
 
 
-def hold_against_first_load(path: Path) -> bool:
-    """Where no checksum is public, that of the first good file is printed, kept, and holds.
-
-    Returns whether this was the first time. Raises: UserError where the file has changed since.
+def held_against_first_load(path: Path) -> str:
+    """The SHA-256 of a file of which no checksum is public. Raises: UserError where it is not that
+    of its first load, as `keep_digest` has kept it.
     """
-    kept = path.with_name(path.name + ".sha256")
-    digest = sha256(path)
-    if not kept.is_file():
-        tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
-        with atomic_write(kept) as file:
-            file.write(f"{digest}  {path.name}\n".encode())
-        return True
-    if kept.read_text().split()[:1] != [digest]:
+    kept, digest = _kept_digest(path), sha256(path)
+    if kept.is_file() and kept.read_text().split()[:1] != [digest]:
         raise UserError(
             f"{path} has changed since it was first loaded (its SHA-256 is no longer that in "
             f"{kept.name}): delete both, then run again"
         )
-    return False
+    return digest
+
+
+def keep_digest(path: Path, digest: str) -> bool:
+    """After a file was loaded, and is right: print and keep its SHA-256. Returns whether this was
+    the first time.
+    """
+    kept = _kept_digest(path)
+    if kept.is_file():
+        return False
+    tell(f"SHA-256 of {path}: {digest}", file=sys.stderr)
+    with atomic_write(kept) as note:
+        note.write(f"{digest}  {path.name}\n".encode())
+    return True
+
+
+def _kept_digest(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")

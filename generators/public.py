@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cli.errors import UserError
 from cli.progress import tell
 from drive import RemoteFile, Source, open_url
-from generators.ffhq import hold_against_first_load
+from generators.ffhq import held_against_first_load, keep_digest
 from generators.formats import FAMILIES, read_networks
 from generators.networks import Networks
 
@@ -162,10 +162,11 @@ def load_public(public: Public, cache_dir: Path, progress: bool = True) -> Netwo
         _require(public, read_networks(path), path)
 
     path = open_url(public.remote, cache_dir, check=check, progress=progress)
-    if hold_against_first_load(path):
-        tell(f"licence of {public.name}: {public.licence}", file=sys.stderr)
+    digest = held_against_first_load(path)
     networks = read_networks(path)
     _require(public, networks, path)
+    if keep_digest(path, digest):
+        tell(f"licence of {public.name}: {public.licence}", file=sys.stderr)
     networks.about["licence"] = public.licence
     return networks
 
@@ -182,5 +183,7 @@ def _require(public: Public, networks: Networks, path: Path) -> None:
 def load_from_address(url: str, cache_dir: Path, progress: bool = True) -> Networks:
     """The networks of a weight file at any https address, fetched once. Raises: UserError."""
     path = open_url(url, cache_dir, check=read_networks, progress=progress)
-    hold_against_first_load(path)
-    return read_networks(path)
+    digest = held_against_first_load(path)
+    networks = read_networks(path)
+    keep_digest(path, digest)
+    return networks

@@ -66,7 +66,7 @@ class FaceChoice:
         """The chosen ones, in their order. scale: how much the photograph was enlarged."""
         large = [face for face in faces if face.width >= self.min_size * scale]
         chosen = by_size(large)[: self.largest]
-        return [face for face in large if any(face is each for each in chosen)]
+        return [face for face in large if face in chosen]
 
     def in_photograph(self, finder: FaceFinder, photo: Image.Image, scale: float = 1) -> FoundFaces:
         """The chosen faces of `photo`; where it shows none, those of the turn whose best face has

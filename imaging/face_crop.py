@@ -201,7 +201,7 @@ def landmark_model(cache_dir: Path, progress: bool = True) -> Path:
     return installed_landmark_model() or open_url(LANDMARKS, cache_dir, progress=progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
     """A face that the detector found."""
 

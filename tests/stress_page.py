@@ -26,9 +26,9 @@ from demo.web.reading import FACES  # noqa: E402
 
 
 def memory(pid: int) -> float:
-    """What a process holds now, in MB; on Linux."""
+    """What a process holds now beside its files, in MB; on Linux."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s*(\d+)", status)[1]) / 1e3
+    return int(re.search(r"RssAnon:\s*(\d+)", status)[1]) / 1e3
 
 
 def picture(seed: int) -> bytes:

@@ -6,6 +6,7 @@ Pictures are shown and fetched from memory: gradio is given none, and so keeps n
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 TITLE = "PULSE: imaginary faces for a small picture"
 SIDES = (4, 8, 16, 32, 64, 128)  # of LR pictures, as far as the generator has them
 POLL = 0.1  # seconds
+
+log = logging.getLogger("pulse")
 
 HEAD = f"""
 <header>
@@ -89,14 +92,17 @@ class Page:
         several = f"{len(squares)} faces, left to right: choose one."
         return several if len(squares) > 1 else "One face, aligned as the generator knows faces."
 
+    def sides_of(self, generator: str) -> list[int]:
+        """The sides of LR pictures that a generator has."""
+        return [side for side in SIDES if side <= self.generators[generator][0] // 2]
+
     def sides(self, generator: str, visitor: Visitor):
         """The sides of LR pictures that generator and square allow."""
         width = visitor.squares[0].width if visitor.squares else 1024
-        most = self.generators[generator][0] // 2
-        sides = [side for side in SIDES if side <= most and (side == width or 2 * side <= width)]
+        sides = [s for s in self.sides_of(generator) if s == width or 2 * s <= width]
         if width <= SMALL and width not in sides:
             sides.append(width)  # the search itself says what is wrong with it
-        usual = 16 if 16 in sides else sides[-1]
+        usual = 16 if 16 in sides else (sides or [None])[-1]
         return gr.update(choices=sides, value=width if width <= SMALL else usual)
 
     def choose(self, generator: str, request: gr.Request) -> list:
@@ -151,6 +157,9 @@ class Page:
             say = sentence(f"Cancelled.{kept}")
         except UserError as error:
             say = sentence(f"The search ended: {error}", "alert")
+        except Exception:  # a mistake of ours: the page must not seem to search for ever
+            log.exception("a search failed")
+            say = sentence("The search failed: the terminal of this page says why.", "alert")
         finally:
             task.stop.set()  # where the page went away
             visitor.tasks.remove(task)
@@ -199,7 +208,7 @@ class Page:
                     squares = gr.HTML()
                     face = gr.Radio([], label="Face", visible=False)
                     side = gr.Radio(
-                        [side for side in SIDES if side <= self.generators[names[0]][0] // 2],
+                        self.sides_of(names[0]),
                         value=16,
                         label="Side of the small picture, in pixels",
                     )

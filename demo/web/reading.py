@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from imaging.face_files import AlignOptions, Photograph
 from imaging.pictures import read_picture
 
 SMALL = 64  # pixels: a square picture no larger is an LR picture already
+SMALL_FILE = 1_000_000  # bytes: a larger one is a photograph
 MAX_SQUARE = 4096  # pixels a side of a central square: it is kept in memory
 
 FACES, ENLARGED, SQUARE = "find the faces", "enlarge it ×2, then find the faces", "central square"
@@ -36,23 +38,25 @@ class Reader:
         """What the photograph `path` becomes: the FFHQ crop of every face, left to right; its
         central square; a small square picture, itself. Raises: UserError.
         """
-        picture = read_picture(path)
-        if picture.width == picture.height <= SMALL:
-            return [picture]
-        changes, side = READINGS[reading], min(picture.size)
-        del picture
-        if reading == SQUARE and side > MAX_SQUARE:
-            raise UserError(
-                f"its central square has {side} pixels a side, more than {MAX_SQUARE}, the limit "
-                f"of this page: make it smaller first, or use align_face.py"
-            )
+        changes = READINGS[reading]
+        if reading == SQUARE or path.stat().st_size <= SMALL_FILE:
+            width, height = read_picture(path).size
+            if width == height <= SMALL:
+                return [read_picture(path)]
+            if reading == SQUARE and min(width, height) > MAX_SQUARE:
+                raise UserError(
+                    f"its central square has {min(width, height)} pixels a side, more than "
+                    f"{MAX_SQUARE}, the limit of this page: make it smaller first, or use "
+                    f"align_face.py"
+                )
         finder = None
         if reading != SQUARE:
             finder = self.finder = self.finder or FaceFinder(self.cache_dir)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             photograph = Photograph(path, AlignOptions(Path(folder), output_size=0, **changes))
-            number = photograph.write_faces(finder)
-            return [read_picture(photograph.target(i)) for i in range(number)]
+            photograph.write_faces(finder)
+            files = itertools.takewhile(Path.exists, map(photograph.target, itertools.count()))
+            return [read_picture(file) for file in files]
 
 
 def lr_of(square: Image.Image, side: int) -> Image.Image:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,11 +16,10 @@ from cli.errors import UserError
 from demo.web.visitors import Finished, Task
 from fast.choose import choose_threads
 from imaging.pictures import to_picture, to_tensor
-from PULSE import PULSE, Figures, require_lr_size
+from PULSE import PULSE, Figures, Search, require_lr_size
 from runner.folder import record_of
-from runner.jobs import Job, all_jobs, pixels_sha256, write_result
-from runner.records import curves
-from runner.retries import Attempt, LoadedJob, search_halving
+from runner.jobs import all_jobs, pixels_sha256, write_result
+from runner.retries import LoadedJob, search_with_retries
 
 MAX_WAITING = 20  # searches
 LIVE_EVERY = 0.15  # seconds between two iterates that are shown
@@ -76,42 +77,46 @@ class Searcher:
 
     def finished(self, model: PULSE, loaded: LoadedJob, task: Task) -> Finished:
         """Search for one job; its files' content. Raises: UserError, Cancelled."""
-
-        def search(batch: list[LoadedJob]) -> None:
-            for each in batch:
-                each.add(attempt(model, each.LR, each.job, task))
-
-        if search_halving(model, [loaded], search, lambda size: None):
+        watched = Watched(model, task)
+        wanted = [loaded], task.settings, task.options, task.seed
+        if search_with_retries(watched, *wanted, on_step=ignored, on_halving=ignored):
             raise UserError(f"not enough memory for it on {model.device}: use a smaller generator")
-        best, job = loaded.best, loaded.job
+        best = loaded.best
         if best.result.best_step < 0:
             raise UserError("no step gave finite numbers: choose another seed")
         record = record_of(loaded, model, task.settings, task.options, task.seed)
-        path = write_result(job, best.HR, record)
+        path = write_result(loaded.job, best.HR, record)
         return Finished(task.LR, to_picture(best.LR), path.read_bytes(), record)
 
 
-def attempt(model: PULSE, LR: torch.Tensor, job: Job, task: Task) -> Attempt:
-    """One search for LR (3, h, h), shown in `task` while it runs. Raises: Cancelled."""
-    figures: list[Figures] = []
-    shown = 0.0
+def ignored(*_) -> None:
+    """What run.py would show on a terminal."""
 
-    def on_step(step: int, present: Figures) -> None:
-        nonlocal shown
-        task.go_on()
-        figures.append(present)
-        if time.monotonic() - shown > LIVE_EVERY:
-            HR, small = search.iterates
-            task.iterate = to_picture(HR[0]), to_picture(small[0])
-            task.step, task.l2, task.stage = step, present["L2"].item(), ""
-            shown = time.monotonic()
 
-    started = time.monotonic()
-    search = model(LR, seed=job.seed(task.seed, 0), settings=task.settings, on_step=on_step)
-    try:
-        HR, small = next(iter(search))
-        seconds = time.monotonic() - started
-        parts = search.results[0], search.latents[0], curves(figures)[0]
-        return Attempt(HR[0], small[0], *parts, None, seconds)
-    finally:
-        search = None  # it holds on_step, which holds it
+class Watched:
+    """A model each of whose searches is shown in a task while it runs, and ends with the task:
+    Cancelled is raised then.
+    """
+
+    def __init__(self, model: PULSE, task: Task):
+        self.model, self.task = model, task
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def __call__(self, LR: torch.Tensor, *, on_step: Callable, **settings) -> Search:
+        task, shown = self.task, 0.0
+
+        def show(step: int, figures: Figures) -> None:
+            nonlocal shown
+            task.go_on()
+            on_step(step, figures)
+            if time.monotonic() - shown > LIVE_EVERY:
+                HR, small = search().iterates
+                task.iterate = to_picture(HR[0]), to_picture(small[0])
+                task.step, task.l2, task.stage = step, figures["L2"].item(), ""
+                shown = time.monotonic()
+
+        begun = self.model(LR, on_step=show, **settings)
+        search = weakref.ref(begun)  # it holds `show`
+        return begun

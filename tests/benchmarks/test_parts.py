@@ -1,5 +1,6 @@
 """The parts of bench.py: what is timed, and how the times are summed up."""
 
+import argparse
 import math
 import statistics
 
@@ -9,6 +10,10 @@ from conftest import one_file
 
 import bench
 from benchmarks import hardware, search_quality, step_profile
+from benchmarks.step_time import random_stylegan2
+from generators.load import load_generator, save_generator
+from generators.networks import Networks
+from generators.stylegan2 import StyleGAN2Synthesis
 from PULSE import PULSE
 
 
@@ -21,6 +26,36 @@ def test_every_form_and_batch_is_a_row_and_the_plain_ones_come_first():
     cuda = bench.rows_for(torch.device("cuda"), [1])
     assert {row.precision for row in cuda} == {"float32", "tf32", "bfloat16"}
     assert "compiled" not in {row.formulation for row in bench.rows_for(torch.device("mps"), [1])}
+
+
+def test_stylegan2_is_held_against_its_own_plain_form_and_floor(monkeypatch, tmp_path):
+    network = random_stylegan2_file(tmp_path / "g.pt")
+    monkeypatch.setattr(bench, "machine_rates", lambda device, precision: {"matrix": 1e9})
+    monkeypatch.setattr(bench, "has_bfloat16", lambda: False)
+    args = argparse.Namespace(batches=[1], repeats=1)
+    given = torch.device("cpu"), network, tmp_path / "g.pt", tmp_path
+    rows = bench.measure_steps(args, *given)
+    assert [row["formulation"] for row in rows] == ["plain", "eager", "compiled"]
+    assert rows[0]["times_faster"] == 1
+    for row in rows:
+        floor = 2 * network.multiply_adds / 1e9
+        assert row["times_floor"] == pytest.approx(row["median"] / floor)
+        assert row["times_faster"] == pytest.approx(rows[0]["median"] / row["median"])
+        assert row["peak_mb"] > 100
+
+
+def random_stylegan2_file(path):
+    network = StyleGAN2Synthesis(64, 16, [8] * 5)
+    save_generator(Networks(network, None), (torch.zeros(16), torch.ones(16)), path)
+    return network
+
+
+def test_the_random_stylegan2_is_of_config_f(tmp_path):
+    network = random_stylegan2(tmp_path / "g.pt", 128)
+    loaded = load_generator(tmp_path / "g.pt", tmp_path).synthesis
+    assert loaded.config == network.config
+    assert loaded.config["channels"] == [512, 512, 512, 512, 512, 256]
+    assert loaded.b128.conv1.noise_strength > 0
 
 
 def test_seconds_are_the_median_of_nine_after_two():

@@ -59,8 +59,8 @@ def test_the_commands_neither_import_nor_need_gradio_or_jupyter(tmp_path):
                    cwd=tmp_path, env=env)  # fmt: skip
     assert done.returncode == 0, done.stderr
     makefile = (ROOT / "Makefile").read_text()
-    demo = makefile[makefile.index("\ndemo:") : makefile.index("\nbench:")]
-    assert "app" not in demo
+    demo = makefile[makefile.index("\ndemo:") : makefile.index("\napp:")]
+    assert "photograph.py" in demo and "app-installed" not in demo
     needed = (ROOT / "requirements.txt").read_text() + (ROOT / "pulse.yml").read_text()
     assert "gradio" not in needed and "nbclient" not in needed and "ipykernel" not in needed
 

@@ -83,7 +83,7 @@ def test_it_runs_in_a_checkout_and_in_an_empty_folder(where, checkout, tmp_path,
     assert (folder / "pulse" / "PULSE.py").exists() == (where == "empty")
     assert f"{work}" in text(outputs(notebook, "^WORK = "))
     assert "demo: 64 pixels" in text(outputs(notebook, "^device = "))
-    assert "1 face(s)" in text(outputs(notebook, "^landmarks = "))
+    assert "1024 pixels; LR: 16 pixels" in text(outputs(notebook, "^LR = "))
     assert picture(outputs(notebook, "^face.resize")[0]).size == (256, 256)
     (search,) = outputs(notebook, "^found = ")
     assert picture(search).width > 700  # in the end the sheet, where the LR picture was at first

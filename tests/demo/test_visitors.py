@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
+import loopback
 import pytest
 import torch
 from conftest import one_file
+from loopback import Handler, serve, weights
 from PIL import Image
 
 from cli.errors import UserError
@@ -15,8 +17,11 @@ from demo.web import reading, searches, visitors
 from demo.web.reading import ENLARGED, FACES, SQUARE, Reader, lr_of
 from demo.web.searches import Searcher
 from demo.web.visitors import Cancelled, Uploads, Visitor, Visitors
+from generators import ffhq
 from imaging.face_files import AlignOptions, Photograph
 from imaging.pictures import read_picture
+
+server = loopback.server
 
 
 @pytest.fixture
@@ -46,7 +51,8 @@ def test_lr_pictures_are_those_of_align_face(astronaut, tmp_path, kind, flags):
         finder = None
         if kind == FACES:
             finder = reading.FaceFinder(tmp_path)
-        assert photograph.write_faces(finder) == len(squares)
+        photograph.write_faces(finder)
+        assert len(list((tmp_path / str(side)).iterdir())) == len(squares)
         expected = read_picture(photograph.target(0))
         assert lr_of(squares[0], side).tobytes() == expected.tobytes()
 
@@ -141,6 +147,23 @@ def test_a_download_is_told_and_can_be_cancelled(tiny_task):
     task.stop.set()
     with pytest.raises(Cancelled):
         task.downloading("w.pt", 1, 2)
+
+
+def test_the_download_of_a_generator_is_told_while_it_comes_in(
+    server, searcher, tmp_path, monkeypatch
+):
+    url = serve(server, Handler.send_rest)
+    monkeypatch.setattr(ffhq, "ways", lambda: [(weights(url),)])
+    visitor = Visitor()
+    visitor.squares = [Image.new("RGB", (4, 4))]
+    task = visitor.task(0, 4, "ffhq", "1", 1, 2)
+    stages = []
+    downloading = task.downloading
+    task.downloading = lambda *news: (downloading(*news), stages.append(task.stage))
+    with pytest.raises(UserError, match="could not be fetched"):  # it is no generator
+        searcher.run(task)
+    assert stages[-1] == "Downloading w.pt: 0.5 of 0.5 MB." and len(stages) > 1
+    assert not (tmp_path / "w.pt").exists()
 
 
 def test_the_queue_has_an_end(tiny_task, searcher, monkeypatch):

@@ -97,6 +97,19 @@ def test_ffhq_is_fetched_once_and_its_sha256_kept(ffhq_sized, server, tmp_path, 
         load_generator("ffhq", cache)
 
 
+def test_a_wrong_file_in_the_cache_does_not_keep_the_right_one_out(ffhq_sized, server, tmp_path):
+    path = tmp_path / ffhq.ONE_FILE.name
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    with pytest.raises(UserError, match="is a Git LFS pointer"):
+        load_generator("ffhq", tmp_path)
+    saved(lernapparat(*random_networks(32)), path)
+    with pytest.raises(UserError, match="is not the FFHQ generator"):
+        load_generator("ffhq", tmp_path)
+    saved(lernapparat(*ffhq_sized), path)  # as the sentence says
+    generator = load_generator("ffhq", tmp_path)
+    assert torch.equal(picture(generator.synthesis), picture(ffhq_sized[0]))
+
+
 def test_ffhq_comes_from_the_second_source_where_the_first_is_dead(ffhq_sized, server, tmp_path):
     served, asked = server
     for part, network in zip(("synthesis", "mapping"), ffhq_sized, strict=True):

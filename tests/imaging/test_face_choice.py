@@ -53,6 +53,8 @@ def test_of_one_size_the_surer_one_is_the_larger():
     badge, person, small = face(91, 0.12), face(90, 1.16), face(75, 3.0)
     assert by_size([badge, small, person]) == [person, badge, small]
     assert FaceChoice(1).of([badge, person, small]) == [person]
+    badge, person = face(90, 0.12), face(91, 1.16)
+    assert by_size([badge, person]) == [person, badge]
 
 
 def test_the_smallest_size_is_of_the_photograph_as_it_was_before_it_was_enlarged():

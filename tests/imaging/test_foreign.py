@@ -77,15 +77,18 @@ def test_a_tiff_whose_first_image_is_a_preview_is_refused_whatever_its_name(tmp_
         assert path in list_pictures(tmp_path)[0]
 
 
-def test_a_big_tiff_and_motorolas_byte_order_are_looked_through_too(tmp_path):
-    tags = {DNG_VERSION: b"\1\4\0\0"}
-    big = tiff(tmp_path / "big.tif", PREVIEW, tags=tags, big_tiff=True)
-    assert big.read_bytes()[2] == 43
-    grey = Image.new("I;16B", (160, 125))
-    motorola = tiff(tmp_path / "motorola.tif", grey, tags=tags)
-    assert motorola.read_bytes()[:2] == b"MM"
-    for path in (big, motorola):
-        assert refusal(path) == "it is a camera raw file (DNG): export it as JPEG"
+def test_motorolas_byte_order_is_understood(tmp_path):
+    grey, tags = Image.new("I;16B", (160, 125)), {DNG_VERSION: b"\1\4\0\0"}
+    path = tiff(tmp_path / "a.tif", grey, tags=tags)
+    assert path.read_bytes()[:2] == b"MM"
+    assert refusal(path) == "it is a camera raw file (DNG): export it as JPEG"
+
+
+def test_a_big_tiff_is_looked_through_too(tmp_path):
+    path = tiff(tmp_path / "a.tif", PREVIEW, tags={DNG_VERSION: b"\1\4\0\0"}, big_tiff=True)
+    if path.read_bytes()[2] != 43:
+        pytest.skip("this Pillow writes no BigTIFF")
+    assert refusal(path) == "it is a camera raw file (DNG): export it as JPEG"
 
 
 def test_a_sub_image_is_looked_at_too(tmp_path):
