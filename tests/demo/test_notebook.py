@@ -48,7 +48,11 @@ def executed(folder: Path, monkeypatch):
         for pattern, replacement in few.items() if cell.cell_type == "code" else ():
             cell.source = re.sub(pattern, replacement, cell.source)
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=600,
+        startup_timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
     )
     return client.execute()
 
