@@ -23,6 +23,8 @@ def tell(*lines: object, file: TextIO | None = None) -> None:
     goes on without it. Raises: Unprintable, or BrokenPipeError, of stdout.
     """
     stream = sys.stdout if file is None else file
+    if stream is None:  # a program without a console has none
+        return
     try:
         for line in lines:
             print(escaped(line), file=stream)

@@ -107,6 +107,11 @@ def test_a_terminal_has_one_bar_with_all_of_it(pulse, monkeypatch):
     assert "1/2 a: within eps" in shown  # a line that stays
 
 
+def test_a_program_without_a_console_tells_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli_progress.tell("said") is None
+
+
 def test_quiet_tells_errors_and_the_summary_only(pulse):
     (pulse.root / "input" / "bad.png").write_text("no picture")
     (pulse.root / "input" / "notes.txt").write_text("nothing")
