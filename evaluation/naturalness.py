@@ -26,8 +26,8 @@ from evaluation.intervals import wilson
 from imaging.pictures import read_picture
 from training.dataset import load_faces
 from training.efficientnet import load_efficientnet
+from training.face_scores import face_share
 from training.feature_distance import kernel_distance, pooled_features
-from training.score import face_share
 
 AXES = 16  # of fewer than a hundred pictures, a covariance of more is mostly chance
 RESAMPLES = 200
