@@ -20,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from open_page import Server  # noqa: E402
+from open_page import Server, until  # noqa: E402
 
 from demo.web.reading import FACES  # noqa: E402
 
@@ -58,7 +58,7 @@ def main(searches: int = 200, steps: int = 5) -> None:
                     flush=True,
                 )
         client.close()
-        time.sleep(2)
+        until(lambda: not server.uploads(), "the photograph is still there")
         left = {p for p in server.temporary.rglob("*") if p.is_file()} - before
         print(f"the page closed: files left: {sorted(path.name for path in left) or 'none'}")
         started = time.monotonic()
