@@ -6,10 +6,14 @@ import signal
 import threading
 import time
 
-import nbformat
 import pytest
 from conftest import ROOT
 from forked_runs import face
+
+for package in ("nbformat", "nbclient", "ipykernel"):
+    pytest.importorskip(package, reason=f"{package} is not installed (requirements-app.txt)")
+
+import nbformat
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
