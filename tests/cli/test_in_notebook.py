@@ -10,12 +10,10 @@ import pytest
 from conftest import ROOT
 from forked_runs import face
 
-for package in ("nbformat", "nbclient", "ipykernel"):
-    pytest.importorskip(package, reason=f"{package} is not installed (requirements-app.txt)")
-
-import nbformat
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
+MISSING = "{} is not installed (requirements-app.txt)"
+nbformat = pytest.importorskip("nbformat", reason=MISSING.format("nbformat"))
+nbclient = pytest.importorskip("nbclient", reason=MISSING.format("nbclient"))
+pytest.importorskip("ipykernel", reason=MISSING.format("ipykernel"))
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIVE_LINES = re.search(r"```python\n(from imaging.*?)```", README, re.DOTALL)[1]
@@ -55,9 +53,9 @@ def notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as docs/python.md advises
     face(tmp_path / "input" / "face.png", side=8)
-    cells = [new_code_cell(source.strip("\n")) for source in CELLS.split("---\n")]
-    client = NotebookClient(
-        new_notebook(cells=cells),
+    cells = [nbformat.v4.new_code_cell(source.strip("\n")) for source in CELLS.split("---\n")]
+    client = nbclient.NotebookClient(
+        nbformat.v4.new_notebook(cells=cells),
         timeout=300,
         kernel_name="python3",
         allow_errors=True,
@@ -67,7 +65,9 @@ def notebook(tmp_path, monkeypatch):
         yield client
 
 
-def interrupt_once(client: NotebookClient, begun, seconds: float = 120) -> threading.Thread:
+def interrupt_once(
+    client: nbclient.NotebookClient, begun, seconds: float = 120
+) -> threading.Thread:
     """The button of a notebook, pressed as soon as a file exists: it sends SIGINT."""
 
     def press() -> None:
