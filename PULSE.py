@@ -288,7 +288,7 @@ class PULSE:
     device: `auto`, `cuda`, `mps` or `cpu`.
     cache_dir: where weights, prior fits and compiled code are kept. compile: `auto`, `on` or `off`.
     precision: `float32`, `tf32` or `bfloat16`, of the network's convolutions; None is PyTorch's own
-    choice (fast/choose.py). progress: tell of downloads, as drive.open_url does.
+    choice (fast/choose.py). progress: report downloads, as drive.open_url does.
 
     Raises: UserError where no generator or no device can be had under that name, or for an unknown
     `compile` or `precision`.

@@ -55,7 +55,7 @@ def parser() -> Parser:
     parser.flag("output_dir", "folder for the faces", default="input", type=Path)
     parser.flag(
         "output_size",
-        "pixels a side: a divisor of 1024, at least 2; 0 or 1024 keep the crop as it is",
+        "pixels a side: a divisor of 1024, at least 2; 0 or 1024 keep the crop at its size",
         default=32,
         type=int,
     )
@@ -93,7 +93,7 @@ def parser() -> Parser:
         "seed", "of -degrade; each face has numbers of its own", shown="drawn and printed", type=int
     )
     parser.flag("overwrite", "make faces again that are there already", action="store_true")
-    parser.flag("quiet", "tell errors and the summary only", action="store_true")
+    parser.flag("quiet", "print errors and the summary only", action="store_true")
     return parser
 
 
@@ -133,7 +133,7 @@ def main() -> int:
     finder = FaceFinder(args.cache_dir, not args.quiet) if search else None
 
     if others and not args.quiet:
-        tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
+        tell(f"skipped, no pictures: {some(others)}", file=sys.stderr)
     rivals = clashes(paths, "become {stem}_0.png too")
     made = []  # the faces of each photograph that is done
     progress = Progress(len(todo), "photograph", quiet=args.quiet)
@@ -160,9 +160,9 @@ def main() -> int:
         tell(f"{faces} in {args.output_dir}" + f", {size}x{size} pixels" * bool(size))
     if len(todo) < len(photographs):
         kept = count(len(photographs) - len(todo), "photograph")
-        tell(f"{kept} passed over: the faces are there already (-overwrite makes them again)")
+        tell(f"{kept} skipped: the faces are there already (-overwrite makes them again)")
     if aligned:
-        tell(f"{count(aligned, 'picture')} passed over: made by align_face.py")
+        tell(f"{count(aligned, 'picture')} skipped: made by align_face.py")
     if refused:
         tell(f"{count(refused, 'photograph')} without a result, for the reasons above")
     if len(pictures) > refused and args.output_size not in (0, CROP):

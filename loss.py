@@ -41,7 +41,7 @@ class LossBuilder(nn.Module):
     """The loss of `loss_str`, per image.
 
     `ref_im` (B, 3, h, h) in [0, 1] is the LR. `eps` bounds L2 and L1 from below, so that a picture
-    that explains the LR well enough is improved in the other terms only. geocross_within: the
+    that comes close enough to the LR is improved in the other terms only. geocross_within: the
     weight of GEOCROSS in "descent", what a step descends on, for a picture within eps; None for
     that of `loss_str`, which outside eps it always has.
 

@@ -77,9 +77,9 @@ def find_pictures(options: RunOptions) -> list[Path]:
     sources = aligned_sources(pictures)
     if launched()[0] == 0 and not options.quiet:
         if others:
-            tell(f"passed over, no pictures: {some(others)}", file=sys.stderr)
+            tell(f"skipped, no pictures: {some(others)}", file=sys.stderr)
         if sources:
-            tell(f"passed over, aligned faces lie beside them: {some(sources)}", file=sys.stderr)
+            tell(f"skipped, aligned faces lie beside them: {some(sources)}", file=sys.stderr)
     folder = input_dir if input_dir.is_dir() else input_dir.parent
     if folder.resolve() == output_dir.resolve():
         raise UserError(
@@ -106,7 +106,7 @@ def summarise(options: RunOptions, eps: float, reports: list, seconds: float) ->
         f"{len(outside)} outside; {count(len(refused), 'picture')} refused; {seconds:.1f} s"
     )
     if reports[0].kept:
-        tell(f"{count(reports[0].kept, 'result')} kept from before (-overwrite makes them anew)")
+        tell(f"{count(reports[0].kept, 'result')} kept from before (-overwrite makes them again)")
     if outside:
         kept = "not written" if options.strict else f"in {options.output_dir / 'outside_eps'}"
         tell(f"Outside eps, {kept}: {some(outside)}.", ADVICE)

@@ -112,7 +112,7 @@ class ExternalMetric:
             if is_mistake(error):
                 raise
             why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
-            self.failure = f"its package or its weights failed ({why}): install them anew"
+            self.failure = f"its package or its weights failed ({why}): reinstall them"
         else:
             if math.isfinite(value):
                 return value

@@ -87,8 +87,8 @@ class StudyOptions:
     only: list[str] | None = setting(
         None, "these experiments alone", kind=str, nargs="+", metavar="NAME"
     )
-    overwrite: bool = setting(False, "make everything anew")
-    quiet: bool = setting(False, "tell errors and the tables only")
+    overwrite: bool = setting(False, "make everything again")
+    quiet: bool = setting(False, "print errors and the tables only")
 
     def check(self) -> None:
         """Raises: UserError for the first number that no search could be made with."""

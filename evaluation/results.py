@@ -19,7 +19,7 @@ from runner.records import read_record
 
 NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"
 NO_PICTURE = "left out, a record without its picture: run.py was stopped, run it again"
-BAD_RECORD = "left out, its record is damaged: make it anew (run.py -overwrite)"
+BAD_RECORD = "left out, its record is damaged: make it again (run.py -overwrite)"
 TWICE = "left out, a result of that name lies within eps as well: remove the older one"
 NO_LR = (
     "no such folder, so that only the records are evaluated: name the LR pictures with -input_dir"
@@ -159,7 +159,7 @@ def read_groups(path: Path, inputs: set[str], problems: Problems) -> dict[str, s
             continue
         known = [name] if name in inputs else by_name.get(name, [])
         if not known:
-            reason = f"in -groups {path.name}, but of none of the results: passed over"
+            reason = f"in -groups {path.name}, but of none of the results: skipped"
             problems.add(reason, file_name)
         for each in known:
             if groups.setdefault(each, escaped(group)) != escaped(group):

@@ -40,7 +40,7 @@ class Recording:
     """One recorded step. `keep` holds what else it reads: the search that was recorded."""
 
     graph: torch.cuda.CUDAGraph
-    outputs: dict[str, Tensor]  # what each replay writes anew
+    outputs: dict[str, Tensor]  # what each replay overwrites
     signature: tuple
     tensors: Sequence[Tensor]  # what a search begins with
     state: list[Tensor]  # the optimiser's, zero at the start of a search

@@ -46,8 +46,8 @@ def free_memory(device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep large blocks that are freed, for the next step, which needs the same.
 
-    It would map and zero each picture of 64 MB anew, which takes as long as the convolutions of a
-    step at 1024 pixels. Elsewhere than on glibc nothing happens.
+    It would map and zero each picture of 64 MB every time, which takes as long as the convolutions
+    of a step at 1024 pixels. Elsewhere than on glibc nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         c = ctypes.CDLL(None)

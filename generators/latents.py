@@ -110,7 +110,7 @@ def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
     try:
         roles = settings.noise_roles(len(generator.noise_sizes))
     except UserError as error:
-        raise UserError(f"it is damaged ({error}): make it anew") from None
+        raise UserError(f"it is damaged ({error}): make it again") from None
     sizes = generator.noise_sizes
     expected = {
         layer: (sizes[layer],) * 2 for layer, role in enumerate(roles) if role == "trainable"
@@ -118,7 +118,7 @@ def _fitting(latent: Latent, record: dict, generator: Generator) -> Settings:
     there = {layer: tuple(searched.shape) for layer, searched in latent.noise.items()}
     rows = 1 if settings.tile_latent else generator.num_layers
     if tuple(latent.w.shape) != (rows, generator.dlatent_size) or there != expected:
-        raise UserError("it is damaged (arrays of other shapes than its settings'): make it anew")
+        raise UserError("it is damaged (arrays of other shapes than its settings'): make it again")
     return settings
 
 
@@ -175,7 +175,7 @@ def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
         if isinstance(error, OSError) and error.strerror:
             reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
         else:
-            reason = f"it is damaged ({type(error).__name__}): make it anew, with -save_latent"
+            reason = f"it is damaged ({type(error).__name__}): make it again, with -save_latent"
     raise UserError(reason)
 
 

@@ -195,7 +195,7 @@ def require_layout(layouts: list[LayerLayout], stated: Mapping[str, Mapping[str,
     """Hold what a file says of its layers against `layouts`, which were computed.
 
     stated: attributes by the name of the layer, `input` among them; values are numbers, booleans,
-    strings or sequences of numbers, and attributes that are unknown here are passed over. Raises:
+    strings or sequences of numbers, and attributes that are unknown here are skipped. Raises:
     UserError, worded to follow the name of the file, naming the first that differs.
     """
     computed = {layer.name: asdict(layer) for layer in layouts}

@@ -25,7 +25,7 @@ RAW_SUFFIXES = {
 }
 # fmt: on
 HEIF_SUFFIXES = {".heic", ".heics", ".heif", ".heifs", ".hif", ".avci"}
-# Pictures to a user, even where they cannot be read here: refused by name, not passed over.
+# Pictures to a user, even where they cannot be read here: refused by name, not skipped.
 SUFFIXES = (
     RAW_SUFFIXES
     | HEIF_SUFFIXES

@@ -150,7 +150,7 @@ def list_pictures(path: Path) -> tuple[list[Path], list[Path]]:
 
     Both sorted by name. A picture has content that Pillow or pi-heif recognises, content that is a
     picture elsewhere, or the suffix of a picture: read_picture says what is wrong with those.
-    Hidden files, subfolders and FACES_CSV are passed over; what is no regular file (a pipe, a
+    Hidden files, subfolders and FACES_CSV are skipped; what is no regular file (a pipe, a
     device) is among the others.
 
     Raises: FileNotFoundError, or another OSError where the folder cannot be listed.
@@ -250,7 +250,7 @@ def read_picture(path: Path, reduce: bool = False) -> Image.Image:
         reason = f"it has more than {limit} pixels, the limit: make it smaller first"
     except Image.UnidentifiedImageError:
         reason = foreign.by_suffix(path.suffix.lower()) or (
-            "it is not a picture, or damaged beyond recognition: open and save it anew elsewhere"
+            "it is not a picture, or damaged beyond recognition: open and save it again elsewhere"
         )
         if path.stat().st_size == 0:
             reason = "it is empty (0 bytes): copy it again from where it came"
@@ -261,7 +261,7 @@ def read_picture(path: Path, reduce: bool = False) -> Image.Image:
             reason = f"it cannot be opened ({error.strerror}): see to it that it can be read"
         else:
             why = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" …")
-            reason = f"it is damaged or cut off ({why}): copy it again or save it anew elsewhere"
+            reason = f"it is damaged or cut off ({why}): copy it again or save it again elsewhere"
     raise UserError(reason)
 
 

@@ -120,7 +120,7 @@ class Run:
         return self.seed
 
     def settle_seed(self) -> int:
-        """The seed that was given; else, unless they are made anew, that of the existing results;
+        """The seed that was given; else, unless they are made again, that of the existing results;
         else one that is drawn.
         """
         if self.options.seed is not None:
@@ -221,7 +221,7 @@ class Run:
                 loaded = LoadedJob(job, to_tensor(picture), pixels)
                 by_side.setdefault(picture.width, []).append(loaded)
             elif self.kept[job.name] != pixels:
-                reason = "it has changed since its result was made: -overwrite makes it anew"
+                reason = "it has changed since its result was made: -overwrite makes it again"
                 refused.append((job, reason))
         batches = list(by_side.values())
         if self.model.device.type == "cpu":

@@ -83,11 +83,11 @@ class RunOptions:
         metavar="FILE",
     )
     strict: bool = setting(False, "write nothing where eps is not reached, and exit with 1 then")
-    overwrite: bool = setting(False, "make results that exist anew")
+    overwrite: bool = setting(False, "make existing results again")
     summary: bool = setting(
         False, "search for nothing: rebuild <output_dir>/results.csv from the records"
     )
-    quiet: bool = setting(False, "tell errors and the summary only")
+    quiet: bool = setting(False, "print errors and the summary only")
 
     def check(self) -> None:
         """Raises: UserError for the first option that no picture could be searched with."""

@@ -76,7 +76,7 @@ class Record:
             and isinstance(values.get("within_eps"), bool)
         )
         if not whole:
-            raise UserError("it is no whole record of a result: make the result anew")
+            raise UserError("it is no whole record of a result: make the result again")
         return cls(**{each.name: values.get(each.name) for each in fields(cls)})
 
     def require_settings(self, settings: dict, path: Path) -> None:
@@ -87,7 +87,7 @@ class Record:
             if (recorded := self.settings.get(name, ADDED.get(name))) != value:
                 raise UserError(
                     f"{path} was made with {name} {recorded}, not {value}: give another "
-                    f"-output_dir, or -overwrite to make everything anew"
+                    f"-output_dir, or -overwrite to make everything again"
                 )
 
 

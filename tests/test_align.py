@@ -74,7 +74,7 @@ def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
     before = path.stat().st_mtime_ns
     again = run_align_face(tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "1 photograph passed over" in again.stdout and "1 picture passed over" in again.stdout
+    assert "1 photograph skipped" in again.stdout and "1 picture skipped" in again.stdout
     assert path.stat().st_mtime_ns == before
 
     assert run_align_face(tmp_path, "-overwrite").returncode == 0
@@ -159,7 +159,7 @@ def test_faces_can_be_chosen_and_a_photograph_on_its_side_has_its_face(tmp_path)
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert (rows["nasa_0.png"]["found"], rows["side_0.png"]["turned"]) == ("2", "90")
     again = run_align_face(tmp_path, "-faces", "1", "-min_size", "60", *flags)
-    assert "2 photographs passed over" in again.stdout and again.stderr == ""
+    assert "2 photographs skipped" in again.stdout and again.stderr == ""
     (tmp_path / "one" / "faces.csv").write_text("somebody's")
     done = run_align_face(tmp_path, "-output_dir", "one", "-overwrite")
     assert done.returncode == 2 and "is not align_face.py's" in done.stderr
@@ -274,7 +274,7 @@ def test_a_name_that_is_no_text_is_aligned_and_recognised(tmp_path):
         pytest.skip("this file system wants names to be text")
     assert run_align_face(tmp_path, "-mode", "resize").returncode == 0
     again = run_align_face(tmp_path, "-mode", "resize")
-    assert again.returncode == 0 and "1 photograph passed over" in again.stdout
+    assert again.returncode == 0 and "1 photograph skipped" in again.stdout
     assert list(aligned_sources(list_pictures(tmp_path / "input")[0])) == [photo.name]
 
 
@@ -396,7 +396,7 @@ def test_a_drawn_seed_is_told_and_kept_for_what_is_added_later(align):
     (align.root / "c.png").rename(align.root / "photos" / "c.png")
     again = align("-degrade", "gaussian:25")
     assert again.status == 0 and f"seed {seed}, that of the faces which are there" in again.err
-    assert "2 photographs passed over" in again.out
+    assert "2 photographs skipped" in again.out
     after = faces(align.root / "input")
     assert before.items() < after.items()
     assert align("-degrade", "gaussian:25", "-seed", seed, "-output_dir", "repeated").status == 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def augment(x: Tensor, random: torch.Generator, p: float | Tensor = 1.0) -> Tensor:
-    """Colour, translation and cutout, differentiable, each with probability `p`, drawn anew for
+    """Colour, translation and cutout, differentiable, each with probability `p`, drawn again for
     every picture (DiffAugment, Zhao 2020; with p below 1 as Karras 2020 has it).
 
     Real and generated pictures go through the same, so that the generator does not learn it. x (B,

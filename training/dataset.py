@@ -32,7 +32,7 @@ def load_faces(
     of .npy files that hold such tensors: (N, 3, size, size), uint8.
 
     prefix: of a folder, pictures whose names begin with it; most: so many at most, spread evenly.
-    What is no picture, is not square or is smaller than `size` is named on stderr and passed over.
+    What is no picture, is not square or is smaller than `size` is named on stderr and skipped.
     Raises: UserError where a folder cannot be read or fewer than `fewest` pictures remain.
     """
     faces = torch.cat(
@@ -57,7 +57,7 @@ def _of_folder(folder: Path, size: int, prefix: str, most: int | None) -> Tensor
             f"{folder} cannot be read ({error.strerror}): name a folder of aligned faces"
         ) from None
     for path in others:
-        tell(f"passed over: {path}: it is no picture", file=sys.stderr)
+        tell(f"skipped: {path}: it is no picture", file=sys.stderr)
     paths = [path for path in paths if path.name.startswith(prefix)]
     if most is not None:
         paths = paths[:: max(len(paths) // most, 1)][:most]
@@ -68,7 +68,7 @@ def _of_folder(folder: Path, size: int, prefix: str, most: int | None) -> Tensor
             if isinstance(face, Tensor):
                 faces.append(face[None])
             else:
-                tell(f"passed over: {path}: {face}", file=sys.stderr)
+                tell(f"skipped: {path}: {face}", file=sys.stderr)
     return torch.cat(faces)
 
 
@@ -80,7 +80,7 @@ def _of_array(path: Path, size: int) -> Tensor:
     if faces.dtype != torch.uint8 or faces.shape[1:] != (3, size, size):
         raise UserError(
             f"{path} holds {faces.dtype} {tuple(faces.shape)}, not uint8 (N, 3, {size}, {size}): "
-            f"make it anew"
+            f"make it again"
         )
     return faces
 

@@ -75,7 +75,7 @@ def head(channels: int, size: int) -> nn.Sequential:
         halves = size > 4
         layers += [
             SpectralConv(channels, HEAD_WIDTH, 4 if halves else 3, 2 if halves else 1),
-            # of the batch at hand, in training and after it: there is no other use of a head
+            # of the present batch, in training and after it: there is no other use of a head
             nn.BatchNorm2d(HEAD_WIDTH, track_running_stats=False),
             nn.LeakyReLU(0.2),
         ]

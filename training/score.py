@@ -51,7 +51,7 @@ NEEDED = {
 
 
 def search_share(generator: Path, val: Path, side: int, seed: int = 0) -> tuple[int, int, float]:
-    """How many unseen faces, at `side` pixels, run.py at its defaults explains within eps, of how
+    """How many unseen faces, at `side` pixels, run.py at its defaults brings within eps, of how
     many, and the mean L2.
 
     Raises: UserError with what a command said.

@@ -243,7 +243,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state`; projected discriminators start anew where it has none. Raises:
+        """Go on from `state`; projected discriminators start again where it has none. Raises:
         KeyError, RuntimeError or ValueError where it is no such state.
         """
         self.networks.load_state_dict(state["networks"])

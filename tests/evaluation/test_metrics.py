@@ -23,7 +23,7 @@ def test_a_constant_offset_has_the_l2_and_psnr_computed_by_hand(scene, value, of
     assert done.PNG["l2"] == pytest.approx((offset / 255) ** 2, rel=1e-12)
     assert done.PNG["psnr"] == pytest.approx(20 * math.log10(255 / abs(offset)), rel=1e-12)
     assert done.PNG["within_eps"]["within"] == (1 if (offset / 255) ** 2 <= 0.002 else 0)
-    assert done.rows[RECORDS]["l2"] == 0.0015  # the record's own, not measured anew
+    assert done.rows[RECORDS]["l2"] == 0.0015  # the record's own, not measured again
 
 
 def test_the_l2_of_pictures_is_that_of_the_downscaling_operator_not_of_block_means(scene):

@@ -51,7 +51,7 @@ def test_a_groups_file_that_misses_pictures_or_has_unknown_ones_is_one_sentence_
     assert done.stderr.splitlines() == [
         "b.png: in several groups of -groups g.csv: the first one counts",
         "c: has no file or no group in -groups g.csv: give it both",
-        "nobody, not.png: in -groups g.csv, but of none of the results: passed over",
+        "nobody, not.png: in -groups g.csv, but of none of the results: skipped",
         "c.png, d.png, e.png: not in -groups g.csv: left out of the groups, add a line of it",
     ]
     assert [group["inputs"] for group in done.document["groups"]["table"]] == [1, 1]

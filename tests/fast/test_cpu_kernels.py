@@ -49,7 +49,7 @@ def every_function(kernels, channels, x, y) -> dict[str, torch.Tensor]:
     noise, grad = (torch.randn(2, n, 12, 12, generator=random) for n in (1, 3))
     weight, bias = torch.randn(3, channels, generator=random), torch.randn(3, generator=random)
 
-    def g():  # anew, since it may be overwritten
+    def g():  # again, since it may be overwritten
         return kernels.picture_grad(grad, weight, x.dtype)
 
     found = {

@@ -55,7 +55,7 @@ class Device(TorchDispatchMode):
         if maps and result.shape[-1] > 1 and self.pictures < len(result) <= PICTURES:
             self.seen += 1
             if self.seen % self.at == 0:
-                raise type(self.error)(*self.error.args)  # anew: one that is kept keeps its frames
+                raise type(self.error)(*self.error.args)  # again: one that is kept keeps its frames
         return result
 
 

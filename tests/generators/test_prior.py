@@ -33,7 +33,7 @@ def test_the_prior_is_kept_under_the_weights_and_for_no_other_generator(tmp_path
     assert kept.name == f"gaussian_fit_{tensors_sha256(first.state_dict())}.pt"
     other, _ = cached_prior(second, cache)
     assert not torch.equal(other, mean)
-    torch.save({"mean": mean + 1, "std": std}, kept)  # seen to be read back, not made anew
+    torch.save({"mean": mean + 1, "std": std}, kept)  # seen to be read back, not made again
     assert torch.equal(cached_prior(first, cache)[0], mean + 1)
     kept.write_bytes(b"damaged")
     assert torch.equal(cached_prior(first, cache)[0], mean)

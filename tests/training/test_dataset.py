@@ -1,4 +1,4 @@
-"""Faces to train on: what is read, what is passed over, and whether they are the same."""
+"""Faces to train on: what is read, what is skipped, and whether they are the same."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_square_pictures_are_read_in_order_and_others_named(tmp_path, capsys):
     assert faces.shape == (3, 3, 16, 16) and faces.dtype == torch.uint8
     assert faces[:, 0, 0, 0].tolist() == [0, 10, 20]
     told = capsys.readouterr().err
-    assert all(f"passed over: {tmp_path / name}" in told for name in ("tall.png", "notes.txt"))
+    assert all(f"skipped: {tmp_path / name}" in told for name in ("tall.png", "notes.txt"))
     assert "it is 8 pixels wide, and 16 are trained" in told
     with pytest.raises(UserError, match="holds 3 pictures that can be used, and at least 4"):
         load_faces([tmp_path], 16, fewest=4)
