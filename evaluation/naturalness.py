@@ -97,7 +97,7 @@ def parser() -> Parser:
 def main() -> int:
     args = parser().parse_args()
     sets = read_results(args.runs)
-    faces = load_faces(args.faces, sets[0].shape[-1], fewest=AXES + 1)
+    faces = load_faces([args.faces], sets[0].shape[-1], fewest=AXES + 1)
     network = load_efficientnet(None, 1, torch.device("cpu"))
     real, *features = (pooled_features(network, pictures) for pictures in (faces, *sets))
     axes = principal_axes(real, AXES)

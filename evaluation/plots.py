@@ -94,7 +94,7 @@ def knobs_plot(rows: list[dict], about: str) -> Figure | None:
     right.set_yticks(range(len(rows)), [])
     left.set_xlim(-3, 103)
     left.set_xlabel(SHARE)
-    right.set_xlabel(f"{L2}, log scale")
+    right.set_xlabel("mean L2 (± its SE), log scale")
     _logarithmic(right, "x")
     _eps_line(right.axvline, rows)
     for axes in (left, right):

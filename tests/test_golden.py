@@ -80,7 +80,7 @@ def test_parameters_have_the_names_and_shapes_of_the_public_files():
     assert sum(parameter.numel() for parameter in G_mapping().parameters()) == 2_101_248
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", ["sgd", "adam", "sgdm", "adamax"])
 def test_spherical_optimizer_over_twelve_steps(name):
     arrays = {key: torch.from_numpy(value) for key, value in golden("spherical_optimizer").items()}
     variables = [arrays[f"{name}_{part}0"].clone().requires_grad_() for part in ("latent", "noise")]

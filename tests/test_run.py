@@ -22,7 +22,7 @@ from generators.formats import FORMAT
 from imaging.pictures import read_picture, to_tensor
 from imaging.provenance import picture_text
 from PULSE import PULSE
-from search_settings import Settings
+from search_settings import SEARCHES, Settings
 
 
 def face(path, side=4, seed=0, mode="RGB"):
@@ -72,10 +72,11 @@ def test_help_is_quick_and_shows_defaults_and_two_examples():
     assert done.stdout.count("  python run.py ") == 2
     unwrapped = re.sub(r"\s+", " ", done.stdout)
     for default in (
-        *("input", "runs", "cache", "ffhq", "auto", "1", "100*L2+0.05*GEOCROSS", "0.002"),
-        *("trainable", "5", "17", "adam", "0.4", "100", "linear1cycledrop"),
+        *("input", "runs", "cache", "ffhq", "auto", "1", "0.002", "trainable", "5", "17", "100"),
     ):
         assert f"(default: {default})" in unwrapped
+    for default in ("100*L2+0.05*GEOCROSS", "adam", "0.4", "linear1cycledrop"):
+        assert f"(default: {default}; with -search quick " in unwrapped
 
 
 def test_asking_for_help_imports_nothing_that_takes_long():
@@ -88,7 +89,11 @@ def test_asking_for_help_imports_nothing_that_takes_long():
 
 def test_every_flag_of_2020_has_its_default():
     args = run.parser().parse_args([])
-    assert vars(Settings()).items() <= vars(args).items()
+    of_search = {name for name in SEARCHES["paper"] if name in Settings.__dataclass_fields__}
+    given = {name: value for name, value in vars(args).items() if name in vars(Settings())}
+    assert all(given[name] is None for name in of_search)  # left to -search, which is paper
+    assert Settings(**given) == Settings()
+    assert vars(Settings()).items() >= SEARCHES["paper"].items()
     expected = {"duplicates": 1, "batch_size": 1, "seed": None, "save_intermediate": False}
     assert expected.items() <= vars(args).items()
     assert [str(args.input_dir), str(args.output_dir), str(args.cache_dir)] == [
@@ -371,7 +376,7 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
         (["-loss_str", "100*L3"], "unknown term 'L3'"),
         (["-loss_str", "100L2"], "not a sum of weight*TERM"),
         (["-loss_str", "nan*L2"], "not a sum of weight*TERM"),
-        (["-opt_name", "lbfgs"], "opt_name 'lbfgs' is unknown"),
+        (["-opt_name", "newton"], "opt_name 'newton' is unknown"),
         (["-lr_schedule", "cosine"], "lr_schedule 'cosine' is unknown"),
         (["-noise_type", "pink"], "noise_type 'pink' is unknown"),
         (["-device", "tpu"], "device 'tpu' is unknown"),
@@ -397,7 +402,7 @@ def test_bad_pictures_are_named_once_and_the_rest_is_done(pulse):
         (["-output_dir", "a_file"], "cannot be written"),
         (["-output_dir", "a_file/below"], "cannot be written"),
         (["-output_dir", "input"], "give another folder"),
-        (["-generator", "nothing"], "use the names ffhq or demo"),
+        (["-generator", "nothing"], "or one of ffhq, demo, demo64"),
         (["-input_dir", "years"], "holds no picture (its subfolders are not searched: 2017, 2018)"),
         (["-generator", "a_file"], "a_file is text, which begins 'in the way'"),
         (["-bad_noise_layers", "17"], "names layer 17, but the generator has 6 noise layers"),

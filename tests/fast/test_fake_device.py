@@ -83,7 +83,7 @@ def test_so_does_a_search_on_a_later_network(monkeypatch, name, form, precision)
 @pytest.mark.parametrize("more", [{}, {"tile_latent": True}, {"until": "eps", "polish": 0.5}])
 def test_so_does_the_quick_search(monkeypatch, more):
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, "fast", "float32", 2, Settings(steps=6, search="quick", **more))
+        search_on(watch, TorchKernels(), "float32", 2, Settings(steps=6, search="quick", **more))
     assert torch.float64 not in watch.dtypes
 
 
@@ -91,9 +91,13 @@ def test_so_does_the_quick_search(monkeypatch, more):
 def test_whether_all_are_found_is_asked_every_few_steps_only(monkeypatch, search):
     settings = {"search": search, "until": "eps"}
     with fake_device("cuda", monkeypatch) as watch:
-        search_on(watch, "fast", "float32", 2, Settings(steps=PULSE.ASK_EVERY - 1, **settings))
+        search_on(
+            watch, TorchKernels(), "float32", 2, Settings(steps=PULSE.ASK_EVERY - 1, **settings)
+        )
         with pytest.raises(AssertionError, match="waits for the device"):
-            search_on(watch, "fast", "float32", 2, Settings(steps=PULSE.ASK_EVERY + 1, **settings))
+            search_on(
+                watch, TorchKernels(), "float32", 2, Settings(steps=PULSE.ASK_EVERY + 1, **settings)
+            )
 
 
 @pytest.mark.parametrize("fault", FAULTS)

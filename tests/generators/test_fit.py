@@ -31,9 +31,8 @@ def linear(seed: int = 0) -> SimpleNamespace:
         x = torch.einsum("lxd,bld->bx", A, w) + noise[0].flatten(1) @ N.T
         return x.view(-1, 3, S, S)
 
-    synthesis = SimpleNamespace(layer_sizes=[S] * L)
     return SimpleNamespace(
-        A=A / 2, N=N / 2, synthesize=synthesize, synthesis=synthesis, mean=torch.zeros(D),
+        A=A / 2, N=N / 2, synthesize=synthesize, noise_sizes=[S] * L, mean=torch.zeros(D),
         num_layers=L, dlatent_size=D, resolution=S, w_of=lambda v: v, sha256="linear",
     )  # fmt: skip
 
