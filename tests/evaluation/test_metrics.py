@@ -177,7 +177,7 @@ def test_niqe_is_left_out_with_a_sentence_without_the_package(scene, monkeypatch
     [
         (PYIQA.format(scale=1), False, 192, "niqe_modelparameters.mat is missing, and nothing is"),
         ("import no_such_module_of_pyiqa", True, 192, "its package or its weights failed (No mod"),
-        ("raise RuntimeError('half\\ninstalled')", True, 192, "failed (half installed): install"),
+        ("raise RuntimeError('half\\ninstalled')", True, 192, "failed (half installed): reinstall"),
         (PYIQA.format(scale="float('nan')"), True, 192, "NIQE gave no number 3 times."),
         (PYIQA.format(scale=1), True, 64, "NIQE is left out for pictures of less than 192 pixels."),
     ],
