@@ -52,7 +52,7 @@ from search_settings import PRECISIONS
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("steps", "stylegan2", "stylegan3", "start", "runs", "faces", "profile")
-ON_REQUEST = ("faces", "profile")  # parts that are not measured unless they are named
+ON_REQUEST = ("stylegan2", "stylegan3", "faces", "profile")  # measured only where they are named
 
 
 # ------------------------------------------------------------ the parts of the table
@@ -285,11 +285,11 @@ def parser() -> Parser:
     )
     flags.flag(
         "parts",
-        "of steps, stylegan2 and stylegan3 (their steps, minutes on a CPU), start, runs, faces, "
-        "profile (of a CPU)",
+        "of steps, stylegan2 and stylegan3 (their steps, 2 and 10 minutes on two cores), start, "
+        "runs, faces, profile (of a CPU)",
         nargs="+",
         choices=PARTS,
-        shown="steps stylegan2 stylegan3 start runs",
+        shown="steps start runs",
     )
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
     flags.flag("steps", "of each search of that part", STEPS, type=int)
