@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN
 from forked_runs import HANG, arguments, faces, pictures, record_of
 from generator_files import generator_file
@@ -82,18 +83,32 @@ def test_noise_flags_are_cut_refused_or_said_to_change_nothing(generator, here, 
         assert "no noise" not in here("-overwrite", generator=generator).err
 
 
+@torch.no_grad()
+def picture_within_0_and_1(model: PULSE) -> torch.Tensor:
+    """A picture that the generator makes, once its colours are scaled so that this one needs no
+    clamping: what is clamped may be like no picture of it.
+    """
+    network, w = model.generator.synthesis, model.map(torch.ones(1, 16))
+    w, noise = model.generator.inputs(w, model.generator.fixed_noise)
+    colours = [each for name, each in network.named_modules() if name.endswith("torgb")]
+    scale = 0.8 / network(w, noise).abs().max()
+    for layer in colours or network.layers[-1:]:
+        layer.weight.mul_(scale)
+        layer.bias.mul_(scale)
+    return network(w, noise) / 2 + 0.5
+
+
 @pytest.mark.parametrize("family", LATER)
 @pytest.mark.parametrize(
     "resolution", [32, *(pytest.param(r, marks=pytest.mark.slow) for r in (64, 128, 256))]
 )
 def test_a_hundred_steps_come_five_times_closer(request, tmp_path, one_thread, family, resolution):
-    if family.startswith("stylegan3") and resolution == 128:
-        request.applymarker(
-            pytest.mark.xfail(reason="2.8 (T) and 3.4 (R) times, measured", strict=True)
-        )
+    if (family, resolution) == ("stylegan3-t", 128):
+        reason = "2.2 times, measured; from seeds 1 and 2, which start further away, 5.5 and 52"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     model = PULSE(generator_file(tmp_path, family, resolution), device="cpu", cache_dir=tmp_path)
-    HR = model.synthesize(model.map(model.generator.mean.new_ones(1, 16))) / 2 + 0.5
-    LR = BicubicDownSample(resolution // 8)(HR.detach()).clamp(0, 1)
+    HR = picture_within_0_and_1(model)
+    LR = BicubicDownSample(resolution // 8)(HR).clamp(0, 1)  # the clamp takes rounding alone
     assert LR.std() > 0.01
     curve = []
     search = model(LR, seed=0, eps=1e-6, on_step=lambda _, figures: curve.append(figures["L2"]))
