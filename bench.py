@@ -251,7 +251,7 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
 
 
 def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
-    """The searches of equivalence.py, for the faces at 16×16 pixels. Raises: UserError."""
+    """Searches by benchmarks/search_quality.py, for faces at 16×16 pixels. Raises: UserError."""
     words = ["-input_dir", args.faces, "-output_dir", folder / "lr", "-mode", "resize", "-quiet"]
     words += ["-output_size", 16]
     try:
@@ -263,7 +263,7 @@ def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
 
 
 def measure_profile(args, file: Path, cache_dir: Path) -> dict[str, dict[str, float]]:
-    """The table of profiling.py, in each precision of the CPU."""
+    """The table of benchmarks/step_profile.py, in each precision of the CPU."""
     found = {}
     for precision in ["float32"] + ["bfloat16"] * has_bfloat16():
         model = PULSE(file, "cpu", cache_dir, compile="on", precision=precision)

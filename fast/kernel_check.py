@@ -4,29 +4,46 @@ broken: it is asked before they are used.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from fast.synthesis import Kernels, TorchKernels, channels_last
 
 
+def first_difference(
+    kernels: object,
+    reference: object,
+    answers: Callable[..., dict[str, tuple[Tensor, ...]]],
+    cases: Sequence[tuple],
+    dtype: torch.dtype,
+) -> str | None:
+    """The first function of `kernels` whose results, for pictures of `dtype`, differ from those of
+    `reference` in float32 by more than rounding; None where all agree.
+
+    answers(kernels, dtype, like, *case): what each function makes, in `dtype`, of the same small
+    pictures, which are of `like`.
+    """
+    close = 1e-4 if dtype == torch.float32 else 2e-2  # bfloat16 has 8 bits
+    for case in cases:
+        expected = answers(reference, torch.float32, dtype, *case)
+        for name, found in answers(kernels, dtype, dtype, *case).items():
+            for one, other in zip(found, expected[name], strict=True):
+                size = other.abs().max().item()
+                if not torch.allclose(one.float(), other.float(), rtol=close, atol=close * size):
+                    return name
+    return None
+
+
 def first_wrong(
     kernels: Kernels, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> str | None:
-    """The first function whose results, for pictures of `dtype`, differ from those of PyTorch in
-    float32 by more than rounding; None where all agree.
-    """
-    close = 1e-4 if dtype == torch.float32 else 2e-2  # of numbers about 1; bfloat16 has 8 bits
-    cases = [(16, False), (16, True), (5, False), (5, True)]
-    if dtype == torch.float32:  # sums over more channels than fit into a block on a GPU
-        cases.append((80, True))
-    for channels, blur in cases:
-        expected = _answers(TorchKernels(), torch.float32, dtype, channels, blur, device)
-        for name, found in _answers(kernels, dtype, dtype, channels, blur, device).items():
-            for one, other in zip(found, expected[name], strict=True):
-                if not torch.allclose(one.float(), other.float(), rtol=close, atol=close):
-                    return name
-    return None
+    """`first_difference` of kernels for StyleGAN1, on `device`."""
+    cases = [(16, False), (16, True), (5, False), (5, True), (80, True)]
+    answers = partial(_answers, device=device)
+    return first_difference(kernels, TorchKernels(), answers, cases, dtype)
 
 
 def _answers(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fast.cpu import Library, load_kernels
+from fast.kernel_check import first_difference
 from fast.stylegan2_kernels import TorchStyleGAN2Kernels
 from fast.synthesis import channels_last
 
@@ -103,15 +104,5 @@ def _answers(
 
 
 def _wrong(kernels: NativeStyleGAN2Kernels) -> str | None:
-    """The first function whose results differ from those of PyTorch in float32 by more than
-    rounding.
-    """
-    close = 1e-4 if kernels.dtype == torch.float32 else 2e-2  # bfloat16 has 8 bits
-    for channels, up in ((16, False), (16, True), (5, False), (5, True)):
-        expected = _answers(TorchStyleGAN2Kernels(), torch.float32, kernels.dtype, channels, up)
-        for name, found in _answers(kernels, kernels.dtype, kernels.dtype, channels, up).items():
-            for mine, theirs in zip(found, expected[name], strict=True):
-                size = theirs.abs().max().item()
-                if not torch.allclose(mine.float(), theirs, rtol=close, atol=close * size):
-                    return name
-    return None
+    cases = ((16, False), (16, True), (5, False), (5, True))
+    return first_difference(kernels, TorchStyleGAN2Kernels(), _answers, cases, kernels.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fast.cpu import Library, load_kernels
+from fast.kernel_check import first_difference
 from fast.stylegan3_kernels import Filters, TorchStyleGAN3Kernels
 from fast.synthesis import channels_last
 
@@ -116,15 +117,5 @@ def _answers(
 
 
 def _wrong(kernels: NativeStyleGAN3Kernels) -> str | None:
-    """The first function whose results differ from those of PyTorch in float32 by more than
-    rounding.
-    """
-    close = 1e-4 if kernels.dtype == torch.float32 else 2e-2  # bfloat16 has 8 bits
-    for channels, p in ((16, 2), (16, 4), (21, 2), (5, 4)):
-        expected = _answers(TorchStyleGAN3Kernels(), torch.float32, kernels.dtype, channels, p)
-        for name, found in _answers(kernels, kernels.dtype, kernels.dtype, channels, p).items():
-            for mine, theirs in zip(found, expected[name], strict=True):
-                size = theirs.abs().max().item()
-                if not torch.allclose(mine.float(), theirs, rtol=close, atol=close * size):
-                    return name
-    return None
+    cases = ((16, 2), (16, 4), (21, 2), (5, 4))
+    return first_difference(kernels, TorchStyleGAN3Kernels(), _answers, cases, kernels.dtype)
