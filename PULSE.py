@@ -32,10 +32,9 @@ from fast.device import choose_device
 from generators.fit import Fit, cached_fit
 from generators.latents import Latent, draw, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
-from generators.quasi_newton import SphericalLBFGS
 from loss import LossBuilder
 from search_settings import OPTIMISERS, Settings, lr_multiplier, require_seed
-from SphericalOptimizer import SphericalOptimizer
+from SphericalOptimizer import SphericalLBFGS, SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
 Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)

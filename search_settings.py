@@ -16,7 +16,9 @@ from cli.errors import UserError
 
 
 class Optimiser(NamedTuple):
-    """An optimiser of torch.optim, by name: torch itself takes seconds to import."""
+    """An optimiser of torch.optim, by name, since torch takes seconds to import; or SphericalLBFGS,
+    which PULSE.py makes, since it also wants the loss.
+    """
 
     name: str
     options: dict = {}
@@ -28,12 +30,12 @@ OPTIMISERS = {
     "adam": Optimiser("Adam", {}, {"capturable": True, "foreach": True}),
     "sgdm": Optimiser("SGD", {"momentum": 0.9}, {"fused": True}),
     "adamax": Optimiser("Adamax", {}, {"capturable": True, "foreach": True}),
-    "lbfgs": Optimiser("generators.quasi_newton.SphericalLBFGS"),
+    "lbfgs": Optimiser("SphericalLBFGS"),
 }
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")
 LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")  # what lr_multiplier computes
-STARTS = ("free", "tied", "regression")  # where v begins: generators/latents.py, starts.py
+STARTS = ("free", "tied", "regression")  # where v begins: generators/latents.py, fit.py
 UNTIL = ("steps", "eps")
 SEARCHES = {  # the named searches: the defaults of the settings in which they differ
     "paper": {

@@ -5,8 +5,7 @@ pictures of a batch share nothing.
 import pytest
 import torch
 
-from generators.quasi_newton import FARTHEST, PAIRS, SphericalLBFGS
-from SphericalOptimizer import SphericalOptimizer, row_norm
+from SphericalOptimizer import FARTHEST, PAIRS, SphericalLBFGS, SphericalOptimizer, row_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
