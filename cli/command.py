@@ -149,16 +149,17 @@ def usable_streams() -> Iterator[None]:
         yield
 
 
-def run_command(main) -> NoReturn:
+def run_command(main, resumes: bool = False) -> NoReturn:
     """Exit with what `main()` returns; an UserError or a signal is one line, not a traceback.
+    resumes: whether the same command goes on from where a signal has stopped it.
 
     In a process that goes on afterwards, as a notebook's does, everything is left as it was found.
     """
     with usable_streams():
-        sys.exit(status_of(main))
+        sys.exit(status_of(main, resumes))
 
 
-def status_of(main) -> int:
+def status_of(main, resumes: bool = False) -> int:
     """The exit status of a command, after what there is to say of an error or a signal."""
     program = Path(sys.argv[0]).name
     try:
@@ -173,11 +174,8 @@ def status_of(main) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:  # the latter: the second one, of a guest
         if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
             tell("", file=sys.stderr)
-            tell(
-                f"{program}: stopped; what is finished is kept, the same command goes on from "
-                f"there",
-                file=sys.stderr,
-            )
+            more = "; what is finished is kept, the same command goes on from there"
+            tell(f"{program}: stopped{more if resumes else ''}", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)
     except Unprintable as error:
         tell(f"{program}: error: stdout cannot be written ({error})", file=sys.stderr)

@@ -87,7 +87,7 @@ def here(small, tmp_path, monkeypatch, capsys):
     def run_here(*more, generator=small):
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments(generator, *more)])
         with pytest.raises(SystemExit) as left:
-            command.run_command(run.main)
+            command.run_command(run.main, resumes=True)
         told = capsys.readouterr()
         assert "Traceback" not in told.err
         return SimpleNamespace(status=left.value.code, out=told.out, err=told.err)
@@ -120,7 +120,7 @@ for line in sys.stdin:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"],) * 2)
         sys.argv = ["run.py", *order["args"]]
-        run_command(run.main)
+        run_command(run.main, resumes=True)
     print(child, flush=True)
 """
 
@@ -236,7 +236,7 @@ def pulse(tiny, tmp_path, monkeypatch, capsys):
         named = () if generator is None else ("-generator", generator)
         monkeypatch.setattr(sys, "argv", ["run.py", *map(str, (*named, *fixed, *args))])
         with pytest.raises(SystemExit) as left:
-            command.run_command(run.main)
+            command.run_command(run.main, resumes=True)
         told = capsys.readouterr()
         assert left.value.code == status, told.err
         assert "Traceback" not in told.err

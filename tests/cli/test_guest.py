@@ -77,9 +77,9 @@ def test_nothing_that_is_shared_is_changed(tmp_path):
         assert words in done.stdout
 
 
-def status_of(main) -> int:
+def status_of(main, resumes: bool = True) -> int:
     with pytest.raises(SystemExit) as left:
-        run_command(main)
+        run_command(main, resumes)
     return left.value.code
 
 
@@ -97,6 +97,8 @@ def test_two_interrupts_end_a_guest_but_not_its_process(capsys):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert status_of(interrupted) == 130
     assert "stopped; what is finished is kept" in capsys.readouterr().err
+    assert status_of(interrupted, resumes=False) == 130
+    assert capsys.readouterr().err.endswith(": stopped\n")  # nothing is promised
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 

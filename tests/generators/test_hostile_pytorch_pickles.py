@@ -19,7 +19,15 @@ import torch
 from conftest import GOLDEN, lines_of, needs_proc
 from generator_files import random_networks_of
 from pytorch_pickles import Persisted, persisted, write
-from test_hostile_weights import LOADS, RUN, SECONDS, TOUCH, Calls, getattr_chain, with_pickle
+from test_hostile_weights import (
+    LOADS,
+    RUN,
+    TOUCH,
+    Calls,
+    getattr_chain,
+    require_refusals,
+    with_pickle,
+)
 
 from cli.errors import UserError
 from generators.formats import read_networks
@@ -192,18 +200,7 @@ def test_hostile_pytorch_pickles_are_refused_in_one_sentence_and_run_nothing(tmp
     assert len(files) >= 45
     answers = lines_of(LOADS, files, tmp_path)
     assert len(answers) == len(files)
-    wrong = [
-        answer
-        for answer in answers
-        if not answer[1].strip()
-        or answer[1].startswith("NOT REFUSED")
-        or any(not character.isprintable() for character in answer[1])
-        or "files" not in answer[1]
-        or len(answer[1]) > 1100
-    ]
-    assert not wrong
-    assert max(seconds for *_, seconds, _ in answers) < SECONDS
-    assert max(grown for *_, grown in answers) < MEMORY
+    require_refusals(answers, MEMORY)
     assert not list(tmp_path.rglob("executed"))
 
 

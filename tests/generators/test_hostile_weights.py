@@ -31,6 +31,24 @@ from generators.load import describe
 SECONDS = 10  # for one weight file
 
 
+def require_refusals(answers: list, megabytes: int) -> None:
+    """What LOADS printed of files in a folder `files`: one sentence each, soon and in so much
+    memory.
+    """
+    wrong = [
+        answer
+        for answer in answers
+        if not answer[1].strip()
+        or answer[1].startswith("NOT REFUSED")
+        or any(not character.isprintable() for character in answer[1])
+        or "files" not in answer[1]
+        or len(answer[1]) > 1100
+    ]
+    assert not wrong
+    assert max(seconds for *_, seconds, _ in answers) < SECONDS
+    assert max(grown for *_, grown in answers) < megabytes
+
+
 class Calls:
     """Pickles as a call of `function` with `args`."""
 
@@ -206,18 +224,7 @@ def test_hostile_weight_files_are_refused_in_one_sentence_and_run_nothing(tmp_pa
     assert len(files) >= 40
     answers = lines_of(LOADS, files, tmp_path)
     assert len(answers) == len(files)
-    wrong = [
-        answer
-        for answer in answers
-        if not answer[1].strip()
-        or answer[1].startswith("NOT REFUSED")
-        or any(not character.isprintable() for character in answer[1])
-        or "files" not in answer[1]
-        or len(answer[1]) > 1100
-    ]
-    assert not wrong
-    assert max(seconds for *_, seconds, _ in answers) < SECONDS
-    assert max(grown for *_, grown in answers) < 300  # MB
+    require_refusals(answers, megabytes=300)
     assert not list(tmp_path.rglob("executed"))
 
 

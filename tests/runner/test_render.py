@@ -268,7 +268,7 @@ for number, (module, name) in enumerate([
     if child == 0:
         setattr(module, name, kill)
         sys.argv = ["run.py", *sys.argv[1:], "-output_dir", f"killed_{number}"]
-        run_command(run.main)
+        run_command(run.main, resumes=True)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
 """
 

@@ -48,7 +48,7 @@ def main():
         print("leaving", flush=True)
         time.sleep(600)
 
-run_command(main)
+run_command(main, resumes=True)
 """
 
 
