@@ -99,8 +99,11 @@ class Recorder:
             present.wait_stream(self._stream)
         return outputs
 
-    def record(self, step: Step) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]] | None:
+    def record(
+        self, step: Step, random: Sequence[torch.Generator] = ()
+    ) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]] | None:
         """Record a step without running it; None where memory is too little for a recording.
+        random: the generators that it draws from, beside PyTorch's own.
 
         It is asked for before: PyTorch does not get back what a recording had allocated that ran
         out of memory.
@@ -111,6 +114,8 @@ class Recorder:
             if not self._has_room():
                 return None
             graph = torch.cuda.CUDAGraph()
+            for generator in random:
+                graph.register_generator_state(generator)
             with torch.cuda.stream(self._stream):
                 # Other threads may go on using the device: they read and write results.
                 graph.capture_begin(capture_error_mode="thread_local")

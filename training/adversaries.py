@@ -29,8 +29,26 @@ def autocast(device: torch.device):
 
 def adam(parameters: Iterable[nn.Parameter], rate: float, beta: float = 0.99) -> torch.optim.Adam:
     parameters = list(parameters)
-    fused = parameters[0].device.type == "cuda"
-    return torch.optim.Adam(parameters, rate, betas=(0.0, beta), fused=fused)
+    device = parameters[0].device
+    if device.type != "cuda":
+        return torch.optim.Adam(parameters, rate, betas=(0.0, beta), fused=False)
+    rate = torch.tensor(rate, device=device)  # where a recorded step reads it
+    return torch.optim.Adam(parameters, rate, betas=(0.0, beta), fused=True, capturable=True)
+
+
+def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+    group = optimiser.param_groups[0]
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def load_optimiser(optimiser: torch.optim.Adam, state: dict) -> None:
+    """`state` as kept on whatever device, with the learning rate and the kernels of `optimiser`."""
+    own = optimiser.param_groups[0]
+    kept = {name: own[name] for name in ("lr", "fused", "capturable", "foreach")}
+    optimiser.load_state_dict({**state, "param_groups": [{**state["param_groups"][0], **kept}]})
 
 
 class Adversary:
@@ -99,7 +117,10 @@ class Adversary:
 
     def load_state_dict(self, state: dict) -> None:
         for part, value in state.items():
-            getattr(self, part).load_state_dict(value)
+            if part == "optimiser":
+                load_optimiser(self.optimiser, value)
+            else:
+                getattr(self, part).load_state_dict(value)
 
 
 def non_saturating(on_real: Tensor, on_fake: Tensor) -> Tensor:

@@ -38,9 +38,10 @@ def augment(x: Tensor, random: torch.Generator, p: float | Tensor = 1.0) -> Tens
     down, across = (whole(-reach, reach).masked_fill(~moved, 0) for _ in range(2))
     position = torch.arange(S, device=x.device)
     rows, columns = position + down + reach, position + across + reach  # (B, S)
-    padded = F.pad(x, (reach,) * 4).permute(0, 2, 3, 1)  # mid-grey beyond the edge
-    picture = torch.arange(B, device=x.device)[:, None, None]
-    x = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    x = F.pad(x, (reach,) * 4)  # mid-grey beyond the edge
+    # not indexed at once: the gradient of that sorts its indices
+    x = x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    x = x.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], S, -1))
 
     # a square of S/2 pixels around a random centre becomes mid-grey
     nowhere, cut = -S, chosen()

@@ -1,5 +1,5 @@
-"""Searches that run while a generator learns: real faces at 16 pixels, each on its way through the
-search of PULSE.py at its defaults, one step with every training step.
+"""Searches that run while a generator learns: real faces at 16 pixels or so, each on its way
+through the search of PULSE.py at its defaults, one step with every training step.
 
 A GAN alone learns faces, not to be searched: an unseen face may have no latents, or none that 100
 steps find. So the generator is shown how its own searches end, and what their pictures lack of the
@@ -18,7 +18,6 @@ from search_settings import Settings, lr_multiplier
 from SphericalOptimizer import SphericalOptimizer
 from stylegan import LEAKY_SLOPE
 
-LR_SIDE = 16  # pixels of the faces that are searched for
 GROUPS = 4  # they start a quarter of a search apart, so that a batch always holds some of each age
 PRIOR_DRAWS = 256  # latents by which the prior fit follows the mapping network, each step
 PRIOR_KEPT = 0.98  # of the fit so far
@@ -69,13 +68,15 @@ class Group:
 
 
 class Searches:
-    """`number` searches for a generator of `layer_sizes` and latent width `dlatent_size`."""
+    """`number` searches, for faces at `side` pixels, on a generator of `layer_sizes` and latent
+    width `dlatent_size`.
+    """
 
-    def __init__(self, number: int, layer_sizes: list[int], dlatent_size: int, device):
+    def __init__(self, number: int, layer_sizes: list[int], dlatent_size: int, side: int, device):
         self.settings = Settings()
         self.each = number // GROUPS
         self.layer_sizes, self.dlatent_size, self.device = layer_sizes, dlatent_size, device
-        self.downscale = BicubicDownSample(layer_sizes[-1] // LR_SIDE)
+        self.side, self.downscale = side, BicubicDownSample(layer_sizes[-1] // side)
         self.groups: list[Group] = []
         self.prior: tuple[Tensor, Tensor] | None = None  # mean and std, each (d,)
 
@@ -148,8 +149,11 @@ class Searches:
         return {"groups": [group.state_dict() for group in self.groups], "prior": self.prior}
 
     def load_state_dict(self, state: dict) -> None:
+        """Searches for faces of another size begin anew."""
         self.groups = [
-            Group.from_state(each, self.device, self.settings) for each in state["groups"]
+            Group.from_state(each, self.device, self.settings)
+            for each in state["groups"]
+            if each["LR"].shape[-1] == self.side
         ]
         if state["prior"] is not None:
             self.prior = tuple(each.to(self.device) for each in state["prior"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cli.errors import UserError
-from training.search_loss import GROUPS, LR_SIDE
+from training.search_loss import GROUPS
 
 
 def _setting(default, help: str):
@@ -15,7 +15,7 @@ def _setting(default, help: str):
 # when going on
 MAY_CHANGE = (
     *("learning_rate", "projected_learning_rate", "ema_images"),
-    *("search_weight", "r1_weight", "projected_weight"),
+    *("search_weight", "search_side", "r1_weight", "projected_weight"),
 )
 
 
@@ -48,16 +48,21 @@ class TrainSettings:
     ada_images: int = _setting(100_000, "in which its probability goes from 0 to 1 at the fastest")
     mixing: float = _setting(0.9, "share of samples of which some layers have another w")
     search_weight: float = _setting(
-        200.0, "of the L2 that searches for real faces at 16 pixels are left with; 0: a plain GAN"
+        200.0, "of the L2 that searches for real faces are left with; 0: a plain GAN"
+    )
+    search_side: int = _setting(
+        16, "pixels of these faces; 32 where align_face.py's own size is to be reached as well"
     )
     ema_images: int = _setting(10_000, "half-life, in images, of the average over the weights")
     seed: int = _setting(0, "of everything random")
 
     def check(self) -> None:
         """Raises: UserError, one sentence, for a value that nothing can be trained with."""
-        size = self.resolution
-        if size < 2 * LR_SIDE or size & (size - 1):
-            raise UserError(f"resolution must be a power of two from {2 * LR_SIDE} on, not {size}")
+        size, side = self.resolution, self.search_side
+        if size < 32 or size & (size - 1):
+            raise UserError(f"resolution must be a power of two from 32 on, not {size}")
+        if side < 1 or size % side or side == size:
+            raise UserError(f"search_side must divide {size}, and be less, not {side}")
         for name in (
             "fmap_base",
             "fmap_max",

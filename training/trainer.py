@@ -17,8 +17,9 @@ from torch import Tensor
 from cli.errors import UserError
 from generators.networks import Networks
 from stylegan import G_mapping, G_synthesis
-from training.adversaries import adam, adversaries, autocast
+from training.adversaries import adam, adversaries, autocast, load_optimiser, set_rate
 from training.dataset import to_range
+from training.replay import Replay
 from training.search_loss import PRIOR_DRAWS, Searches
 from training.train_settings import TrainSettings
 
@@ -56,17 +57,20 @@ class Training:
         self.adversaries = adversaries(s, self.random, features)
         self.optimisers = {name: each.optimiser for name, each in self.adversaries.items()}
         self.optimisers["generator"] = adam(self.networks.parameters(), s.learning_rate)
-        self.rates = {name: each.param_groups[0]["lr"] for name, each in self.optimisers.items()}
+        self.rates = {
+            name: float(each.param_groups[0]["lr"]) for name, each in self.optimisers.items()
+        }
         sizes = self.networks["synthesis"].layer_sizes
-        self.searches = Searches(s.batch_size // 2, sizes, s.dlatent_size, device)
+        self.searches = Searches(s.batch_size // 2, sizes, s.dlatent_size, s.search_side, device)
         self.images, self.seconds = 0, 0.0  # of this training
         self.images_before, self.hours_before = 0, 0.0  # of the generator it began with
         self.log: list[dict] = []
+        self.replay = Replay(device, self.random) if device.type == "cuda" else None
 
     def scale_rates(self, factor: float) -> None:
         """Every learning rate becomes `factor` of the settings'."""
         for name, optimiser in self.optimisers.items():
-            optimiser.param_groups[0]["lr"] = factor * self.rates[name]
+            set_rate(optimiser, factor * self.rates[name])
 
     def compile(self) -> None:
         """Compiled networks, which share their weights with the plain ones; the first step takes a
@@ -113,7 +117,19 @@ class Training:
             return self.synthesize(w, noise).float()
 
     def step(self, train_generator: bool = True) -> dict[str, Tensor]:
-        """One batch for the discriminators and one for the generator; returns their losses.
+        """One batch for the discriminators and one for the generator; returns their losses."""
+        s = self.settings
+        lazily = s.r1_every if self.images // s.batch_size % s.r1_every == 0 else 0
+        if self.replay is not None and train_generator and not s.search_weight:
+            figures = self.replay(lazily, lambda: self._learn(lazily, True))
+        else:  # searches begin and end in Python
+            figures = self._learn(lazily, train_generator)
+        self.images += s.batch_size
+        self._average()
+        return figures
+
+    def _learn(self, lazily: int, train_generator: bool) -> dict[str, Tensor]:
+        """One step of every network. lazily: see Adversary.learn.
 
         With searches, half of the generator's batch are samples, half the present pictures of the
         searches, whose older half the discriminators see as well.
@@ -134,7 +150,6 @@ class Training:
         fake = made
         if number:
             fake = torch.cat([made[: len(real) - number], made[len(real) - number // 2 :]])
-        lazily = s.r1_every if self.images // s.batch_size % s.r1_every == 0 else 0
         for name, adversary in self.adversaries.items():
             learned = adversary.learn(real, fake.detach(), lazily)
             figures |= {f"{name}_{figure}": value for figure, value in learned.items()}
@@ -158,8 +173,6 @@ class Training:
             optimiser.step()
             if number:
                 searches.advance(gradients)
-        self.images += s.batch_size
-        self._average()
         return figures
 
     def _pull(self, fake: Tensor, figures: dict[str, Tensor]) -> Tensor:
@@ -248,7 +261,7 @@ class Training:
         """
         self.networks.load_state_dict(state["networks"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimisers["generator"].load_state_dict(state["optimiser"])
+        load_optimiser(self.optimisers["generator"], state["optimiser"])
         for name, adversary in self.adversaries.items():
             if name in state["adversaries"]:
                 adversary.load_state_dict(state["adversaries"][name])

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from training.adversaries import adversaries
+from training.adversaries import adam, adversaries, load_optimiser, set_rate
 from training.train_settings import TrainSettings
 
 SETTINGS = TrainSettings(32, 64, 8, 16, 2, critic_base=256, batch_size=8, learning_rate=2e-3)
@@ -52,3 +52,22 @@ def test_an_adversary_goes_on_from_its_state():
     assert first.learn(real, fake, 0)["loss"] == second.learn(real, fake, 0)["loss"]
     mine, theirs = (each.network.state_dict() for each in (first, second))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_an_optimiser_goes_on_on_another_device_with_the_rate_of_now():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser, later = (adam([weight], rate) for rate in (1e-3, 2e-3))
+    weight.grad = torch.ones(3)
+    optimiser.step()
+    state = optimiser.state_dict()
+    # as CUDA keeps it
+    state["param_groups"][0] |= {"lr": torch.tensor(1e-3), "fused": True, "capturable": True}
+    load_optimiser(later, state)
+    group = later.param_groups[0]
+    assert (group["lr"], group["fused"], group["capturable"]) == (2e-3, False, False)
+    set_rate(later, 5e-4)
+    assert group["lr"] == 5e-4
+    before = weight.detach().clone()
+    later.step()
+    torch.testing.assert_close(before - weight.detach(), torch.full((3,), 5e-4))
+    assert later.state_dict()["state"][0]["step"] == 2
