@@ -220,11 +220,6 @@ def test_golden_search_holds_on_cuda(tmp_path, compile):
         assert recorder.kept is not None and not recorder.refused
 
 
-@pytest.mark.xfail(
-    reason="it failed on an H200 before a recording asked for room first, and has not run since: "
-    "memory that ran out while a step was recorded was not given back",
-    strict=False,
-)
 def test_memory_that_runs_out_halves_the_batch(tmp_path, caplog):
     random_generator(tmp_path / "g.pt", 256, fmap_base=2048, fmap_max=8, dlatent_size=16)
     model = PULSE(tmp_path / "g.pt", "cuda", tmp_path, "auto", "float32")
