@@ -8,7 +8,7 @@ examples:
   python bench.py -json bench.json
       the figures for a program as well
   python bench.py -parts faces -faces photographs
-      how well searches end on the plain and on the fast forms of the demo generator, which need not
+      how well searches end on the plain and on the fast forms of demo64, which need not
       be alone on the machine
 
 Let nothing else run meanwhile. Each row of the table is a process of its own, so that peak memory
@@ -44,7 +44,7 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
 from fast.device import choose_device
 from fast.precision import has_bfloat16
-from generators.load import DEMO
+from generators.load import DEMO64
 from imaging.pictures import list_pictures, read_picture, to_tensor
 from PULSE import PULSE
 from safe_files import atomic_write
@@ -233,8 +233,8 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
     calls = [
         (f"run.py, 1 image of {resolution} pixels, cold cache", 1, file, "cold"),
         (f"run.py, 1 image of {resolution} pixels, warm cache", 1, file, "cold"),
-        ("run.py -generator demo, 8 images, cold cache", 8, DEMO, "demo"),
-        ("run.py -generator demo, 8 images, warm cache", 8, DEMO, "demo"),
+        ("run.py -generator demo64, 8 images, cold cache", 8, DEMO64, "demo"),
+        ("run.py -generator demo64, 8 images, warm cache", 8, DEMO64, "demo"),
     ]
     for i, (name, number, generator, cache) in enumerate(calls):
         flags = {
@@ -259,7 +259,7 @@ def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
     except RuntimeError as error:
         raise UserError(f"-faces {args.faces}: {str(error)}") from None
     pictures = [to_tensor(read_picture(path)) for path in list_pictures(folder / "lr")[0]]
-    return compare(DEMO, device, folder / "demo", torch.stack(pictures), args.steps)
+    return compare(DEMO64, device, folder / "demo", torch.stack(pictures), args.steps)
 
 
 def measure_profile(args, file: Path, cache_dir: Path) -> dict[str, dict[str, float]]:

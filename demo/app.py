@@ -34,8 +34,8 @@ from cli.progress import tell  # noqa: E402
 
 ABOUT = {  # resolution, and what is said of it
     "demo": (
-        64,
-        "64 pixels, in this repository, about a second a face. Licence: research, non-commercial.",
+        128,
+        "128 pixels, in this repository, a few seconds a face. Licence: research, non-commercial.",
     ),
     "ffhq": (
         1024,

@@ -26,10 +26,8 @@ from generators.public import ADDRESS, BY_NAME, NAMES, load_from_address, load_p
 from safe_files import atomic_write
 from stylegan import LEAKY_SLOPE, G_mapping
 
-DEMO64 = Path(__file__).resolve().parent.parent / "demo" / "faces64.pt"  # always of 64 pixels
-DEMO = DEMO64  # the best embedded one
-
-
+_FOLDER = Path(__file__).resolve().parent.parent / "demo"
+DEMO, DEMO64 = _FOLDER / "faces128.pt", _FOLDER / "faces64.pt"  # of 128 and 64 pixels
 EMBEDDED = {"demo": DEMO, "demo64": DEMO64}
 
 

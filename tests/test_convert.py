@@ -53,8 +53,8 @@ def test_a_file_that_reads_back_as_another_is_no_success(tmp_path, monkeypatch):
         save_generator(networks, (prior[0] + 1, prior[1]), path)
 
     monkeypatch.setattr(load, "save_generator", save_another)
-    monkeypatch.setattr("sys.argv", ["convert.py", "demo", "-o", str(tmp_path / "demo.pt")])
-    with pytest.raises(UserError, match="is not what demo holds"):
+    monkeypatch.setattr("sys.argv", ["convert.py", "demo64", "-o", str(tmp_path / "demo.pt")])
+    with pytest.raises(UserError, match="is not what demo64 holds"):
         convert.main()
 
 
@@ -64,7 +64,7 @@ def test_what_is_missing_or_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     for args, words in (
         (["bare.pt", "-o", "x.pt"], "bare.pt has neither a mapping network nor a prior fit"),
-        (["demo", "-o", "file/x.pt"], "file/x.pt cannot be written"),
+        (["demo64", "-o", "file/x.pt"], "file/x.pt cannot be written"),
         (["no_prior.pt", "-o", "x.pt", "-cache_dir", "file"], "-cache_dir file cannot be written"),
     ):
         done = command("convert.py", *args, cwd=tmp_path)

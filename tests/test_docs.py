@@ -120,4 +120,4 @@ def test_the_python_of_python_md_runs_as_it_stands(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "(64, 64)\n"
+    assert done.stdout == "(128, 128)\n"

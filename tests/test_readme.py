@@ -46,7 +46,7 @@ def test_the_five_lines_run_beside_files_of_a_project_but_for_the_names_that_are
     assert done.returncode == 0, done.stderr
     results, names = done.stdout.splitlines()
     assert "within_eps" in results
-    assert Image.open(tmp_path / "face_hr.png").size == (64, 64)
+    assert Image.open(tmp_path / "face_hr.png").size == (128, 128)
     listed = re.search(r"Your project must not have modules called (.*?)\. ", README, re.DOTALL)[1]
     assert set(names.split()) == set(re.findall(r"`(\w+)`", listed))
 

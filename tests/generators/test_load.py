@@ -22,7 +22,7 @@ def test_without_a_mapping_and_without_a_prior_it_says_what_is_missing(tmp_path)
 
 def test_the_demo_generator_is_here_and_says_what_it_is(tmp_path):
     generator = load_generator("demo", tmp_path)
-    assert (generator.resolution, generator.num_layers, generator.dlatent_size) == (64, 10, 512)
+    assert (generator.resolution, generator.num_layers, generator.dlatent_size) == (128, 12, 512)
     assert "non-commercial" in generator.about["licence"]
     assert not any(p.requires_grad for p in generator.synthesis.parameters())
     assert not any(tmp_path.iterdir())  # its prior lies in it

@@ -207,7 +207,7 @@ def test_damaged_latent_files_are_one_sentence_each_and_the_rest_is_drawn(pulse)
     assert len(done.err.splitlines()) == len(bad) + 1
     assert list(files(pulse.root / "again", ".png")) == ["a.png"]
     assert f"1 picture drawn again in again; {len(bad)} files refused" in done.out
-    generator = PULSE("demo", "cpu").generator
+    generator = PULSE("demo64", "cpu").generator
     for path in bad:
         with pytest.raises(UserError):
             redraw(generator, generator.synthesis, path)

@@ -12,14 +12,15 @@ from PIL import Image
 
 from cli.errors import UserError
 from generators.formats import read_networks
-from generators.load import DEMO
+from generators.load import DEMO64
 from training import score
 from training.samples import samples
 
 
-def run_score(*arguments) -> str:
+def run_score(*arguments, generator="demo64") -> str:
     """What it prints."""
-    command = [sys.executable, "-m", "training.score", *map(str, arguments)]
+    command = [sys.executable, "-m", "training.score", "-generator", generator, *arguments]
+    command = list(map(str, command))
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
@@ -28,7 +29,7 @@ def run_score(*arguments) -> str:
 
 def write_faces(folder: Path, prefix: str, seeds: range) -> None:
     """Samples of the embedded generator, which stand for photographs."""
-    networks = read_networks(DEMO)
+    networks = read_networks(DEMO64)
     for seed, face in zip(seeds, samples(networks.synthesis, networks.mapping, seeds), strict=True):
         picture = Image.fromarray(face.permute(1, 2, 0).numpy())
         picture.save(folder / f"{prefix}{seed}.png")
@@ -54,10 +55,13 @@ def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(tmp_path):
     for i in range(16):  # neither
         Image.new("RGB", (64, 64)).save(faces / f"black_{i}.png")
     flags = ("-parts", "ef", "-ffhq", faces, "-celeba", faces, "-samples", 16)
-    same, other = (
-        [float(x) for x in re.findall(r"(?:pixels:|real) (-?[\d.]+)", run_score(*flags, *more))]
-        for more in ((), ("-generator", one_file(tmp_path / "g.pt", resolution=32), "-size", 64))
-    )
+
+    def distances(*more, generator="demo64") -> list[float]:
+        printed = run_score(*flags, *more, generator=generator)
+        return [float(x) for x in re.findall(r"(?:pixels:|real) (-?[\d.]+)", printed)]
+
+    same = distances()
+    other = distances("-size", 64, generator=one_file(tmp_path / "g.pt", resolution=32))
     kid, kid_halves, fd, fd_halves = same
     assert abs(kid) < 50 > abs(kid_halves) and 0 < fd < 2 * fd_halves
     assert other[1] == kid_halves and other[3] == fd_halves
@@ -67,7 +71,7 @@ def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(tmp_path):
 def test_searches_start_from_each_size_of_input(tmp_path):
     write_faces(tmp_path, "", range(300, 302))
     small = one_file(tmp_path / "small.pt", resolution=32)
-    printed = run_score("-generator", small, "-parts", "c", "-val", tmp_path, "-sides", 8, 16)
+    printed = run_score("-parts", "c", "-val", tmp_path, "-sides", 8, 16, generator=small)
     found = re.findall(r"from (\w+): \d of 2, mean L2 ([\d.]+)", printed)
     assert [side for side, _ in found] == ["8x8", "16x16"]
     assert found[0][1] != found[1][1]

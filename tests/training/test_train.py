@@ -16,7 +16,7 @@ from PIL import Image
 
 from cli.errors import UserError
 from generators.formats import read_networks
-from generators.load import DEMO, load_generator
+from generators.load import DEMO64, load_generator
 from training import train
 
 SMALL = (
@@ -119,7 +119,7 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
         assert any(name in line and reason in line for line in told.splitlines())
     assert "power of two" in refused("-data", faces, *SMALL, *out, "-resolution", 48)
     assert "multiple of 8" in refused("-data", faces, *SMALL, *out, "-batch_size", 6)
-    assert "resolution 64, not 32" in refused("-data", faces, *SMALL, *out, "-start", DEMO)
+    assert "resolution 64, not 32" in refused("-data", faces, *SMALL, *out, "-start", DEMO64)
 
     assert run_train(monkeypatch, "-data", faces, *SMALL, *out, "-minutes", 0) == 0
     assert "fmap_max 8, not 4" in refused("-data", faces, *SMALL, *out, "-fmap_max", 4)

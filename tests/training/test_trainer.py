@@ -6,7 +6,7 @@ import torch
 from conftest import ROOT
 
 from generators.formats import read_networks
-from generators.load import DEMO
+from generators.load import DEMO64
 from training.train_settings import TrainSettings
 from training.trainer import Training
 
@@ -33,7 +33,7 @@ def test_the_embedded_generator_can_be_trained_on_from_with_its_critic():
     faces = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8)
     training = Training(TrainSettings(), faces, torch.device("cpu"))
     critic = torch.load(ROOT / "demo" / "critic64.pt", weights_only=True)
-    networks = read_networks(DEMO)
+    networks = read_networks(DEMO64)
     training.start_from(networks, critic=critic)
     assert training.images_before == networks.about["images_seen"] > 211_200
     assert training.hours_before == networks.about["hours"] > 2
