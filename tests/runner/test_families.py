@@ -82,6 +82,13 @@ def test_noise_flags_are_cut_refused_or_said_to_change_nothing(generator, here, 
     else:
         assert told.status == 0 and told.err.count("this generator has no noise") == 1
         assert "no noise" not in here("-overwrite", generator=generator).err
+        for flag in (
+            "-noise_type=trainable",
+            "-num_trainable_noise_layers=5",
+            "-bad_noise_layers=",
+        ):
+            told = here(flag, "-overwrite", generator=generator)  # as the default is: typed as well
+            assert told.status == 0 and told.err.count("this generator has no noise") == 1, flag
 
 
 @torch.no_grad()
