@@ -59,6 +59,13 @@ def test_batch_order_kill_and_processes_change_no_byte(generator, start, tmp_pat
     assert results("render", "-render", *latents) == expected
 
 
+def test_results_of_another_family_are_refused_by_their_generator(generator, here, tmp_path):
+    faces(tmp_path / "input", 1)
+    assert here(generator=generator).status == 0
+    done = here()
+    assert done.status == 2 and "was made with generator_sha256" in done.err
+
+
 def test_what_is_kept_of_a_search_is_of_the_generators_own_layers(generator, here, tmp_path):
     faces(tmp_path / "input", 1)
     assert here("-save_latent", "-sheet", generator=generator).status == 0
