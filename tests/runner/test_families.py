@@ -13,6 +13,8 @@ from generator_files import generator_file
 from test_distributed import torchrun
 
 from bicubic import BicubicDownSample
+from generators.formats import read_networks
+from generators.load import generator_of, save_generator
 from generators.prior import fit_prior
 from imaging.pictures import to_picture
 from PULSE import PULSE
@@ -143,7 +145,8 @@ def test_a_hundred_steps_come_five_times_closer(tmp_path, one_thread, family, re
     assert statistics.median(closer) > 5, closer
 
 
-def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_path):
+def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_prior, "__defaults__", (1600, 160, 0))
     generator = GOLDEN / "sg2_tiny_conditional_nhwc.pkl"
     faces(tmp_path / "input", 1)
     done = here(generator=generator)
@@ -158,3 +161,11 @@ def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_pat
     assert done.status == 2 and "generator_sha256" in done.err
     record = json.loads(np.load(latent)["record"].item())
     assert record["generator"]["label"] == 2
+    # Converted for that label it is the same generator; one without labels is not, and says so.
+    networks = read_networks(generator)
+    model = generator_of(networks, generator, tmp_path / "cache", 2)
+    save_generator(networks, (model.mean, model.std), tmp_path / "converted.pt")
+    done = here("-render", latent, "-output_dir", "third", generator=tmp_path / "converted.pt")
+    assert done.status == 0 and pictures(tmp_path / "third") == before
+    done = here("-render", latent, "-output_dir", "fourth")
+    assert done.status == 1 and "has no labels, so not 2" in done.err
