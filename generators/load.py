@@ -109,7 +109,7 @@ class Generator:
         """
         L, d, sizes = self.num_layers, self.dlatent_size, self.noise_sizes
         whole = w[:, None].expand(-1, L, -1) if w.ndim == 2 else w
-        if whole.ndim != 3 or whole.shape[1:] != (L, d):
+        if whole.ndim != 3 or whole.shape[1:] != (L, d) or len(w) == 0:
             raise UserError(f"w must be (B, {d}) or (B, {L}, {d}), not {tuple(w.shape)}")
         if len(noise) != len(sizes):
             raise UserError(f"noise must be a list of {len(sizes)} maps, not of {len(noise)}")

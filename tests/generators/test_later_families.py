@@ -107,6 +107,7 @@ def test_what_python_is_given_in_a_wrong_shape_is_named(tmp_path):
     for call, words in (
         (lambda: model.map(torch.zeros(2, 16)), r"z must be \(B, 32\)"),
         (lambda: model.synthesize(torch.zeros(2, 5, 32)), r"w must be \(B, 32\) or \(B, 6, 32\)"),
+        (lambda: model.synthesize(w[:0]), r"not \(0, 32\)"),
         (lambda: model.synthesize(w, noise[1:]), "a list of 5 maps, not of 4"),
         (lambda: model.synthesize(w, noise[::-1]), r"noise map 0 must be \(B, 1, 4, 4\)"),
     ):
