@@ -19,7 +19,7 @@ def parser() -> Parser:
     flags.add_argument("file", metavar="FILE", help="a weight file of any known format")
     flags.flag("o", "write it to this file, in this project's format", metavar="OUT", type=Path)
     flags.flag("info", "describe the file only", False, action="store_true")
-    flags.flag("label", "of a file of several classes: write this one", type=int)
+    flags.flag("label", "of a file of several classes: write or describe this one", type=int)
     flags.flag("cache_dir", "where prior fits are kept", "cache", type=Path)
     flags.flag("overwrite", "write over OUT if it exists", False, action="store_true")
     return flags
@@ -33,9 +33,11 @@ def main() -> int:
         raise UserError(f"{args.o} exists: give another name, or -overwrite")
     # only now, so that -h does not wait for PyTorch
     from generators.formats import read_networks
-    from generators.load import describe, generator_of, save_generator, weight_file
+    from generators.load import choose_label, describe, generator_of, save_generator, weight_file
 
     networks = read_networks(weight_file(args.file))
+    if args.label is not None:
+        choose_label(networks, args.file, args.label)
     tell(*describe(networks))
     if args.o is None or args.info:
         return OK

@@ -65,6 +65,8 @@ ADDED = {
 }
 COMPILE = ("auto", "on", "off")
 PRECISIONS = ("float32", "tf32", "bfloat16")
+# None in Settings stands for them: so that a setting that was given is known.
+DEFAULT_NOISE_TYPE = "trainable"
 DEFAULT_TRAINABLE_NOISE_LAYERS = 5
 DEFAULT_BAD_NOISE_LAYERS = "17"
 SEEDS = 2**63  # image seeds are whole numbers from 0 to SEEDS - 1
@@ -156,15 +158,17 @@ class Settings:
         "mean squared difference, of pixels in [0, 1], at which the downscaled picture counts as "
         "equal to the LR; the paper's own figures are for 1e-3",
     )
-    noise_type: str = setting(
-        "trainable",
+    noise_type: str | None = setting(
+        None,
         "zero, fixed (as drawn) or trainable (the coarsest maps are searched as well)",
+        shown=DEFAULT_NOISE_TYPE,
+        kind=str,
     )
     num_trainable_noise_layers: int | None = setting(
         None,
         "how many noise maps are searched, from the coarsest; the default is cut to those that the "
         "generator has",
-        shown="5",
+        shown=str(DEFAULT_TRAINABLE_NOISE_LAYERS),
         kind=int,
     )
     tile_latent: bool = setting(
@@ -176,7 +180,7 @@ class Settings:
         None,
         'noise layers that are zeroed, dot-separated, "" for none; the default where the generator '
         "has that layer",
-        shown="17",
+        shown=DEFAULT_BAD_NOISE_LAYERS,
         kind=str,
     )
     start: str | None = by_search(
@@ -228,13 +232,14 @@ class Settings:
         for name, known in (
             ("start", STARTS),
             ("until", UNTIL),
-            ("noise_type", NOISE_TYPES),
+            ("noise_type", (None, *NOISE_TYPES)),
             ("opt_name", OPTIMISERS),
             ("lr_schedule", LR_SCHEDULES),
         ):
             if getattr(self, name) not in known:
                 raise UserError(
-                    f"{name} {getattr(self, name)!r} is unknown: use {', '.join(known)}"
+                    f"{name} {getattr(self, name)!r} is unknown: use "
+                    f"{', '.join(filter(None, known))}"
                 )
         for name in ("eps", "learning_rate"):
             value = getattr(self, name)
@@ -253,10 +258,10 @@ class Settings:
         self._bad_layers()
 
     @property
-    def changes_noise(self) -> bool:
-        """Whether a setting of the noise is not its default."""
-        given = (self.num_trainable_noise_layers, self.bad_noise_layers)
-        return self.noise_type != Settings.noise_type or given != (None, None)
+    def concerns_noise(self) -> bool:
+        """Whether a setting of the noise was given, be it as its default is."""
+        settings = (self.noise_type, self.num_trainable_noise_layers, self.bad_noise_layers)
+        return settings != (None, None, None)
 
     def _bad_layers(self) -> list[int] | None:
         if self.bad_noise_layers is None:
@@ -296,6 +301,7 @@ class Settings:
             )
         return replace(
             self,
+            noise_type=self.noise_type or DEFAULT_NOISE_TYPE,
             num_trainable_noise_layers=trainable,
             bad_noise_layers=".".join(str(layer) for layer in bad),
         )
@@ -309,9 +315,9 @@ class Settings:
         bad, trainable = whole._bad_layers(), whole.num_trainable_noise_layers
 
         def role(layer: int) -> str:
-            if self.noise_type == "zero" or layer in bad:
+            if whole.noise_type == "zero" or layer in bad:
                 return "zero"
-            return "trainable" if self.noise_type == "trainable" and layer < trainable else "fixed"
+            return "trainable" if whole.noise_type == "trainable" and layer < trainable else "fixed"
 
         return [role(layer) for layer in range(noise_layers)]
 

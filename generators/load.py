@@ -109,7 +109,7 @@ class Generator:
         """
         L, d, sizes = self.num_layers, self.dlatent_size, self.noise_sizes
         whole = w[:, None].expand(-1, L, -1) if w.ndim == 2 else w
-        if whole.ndim != 3 or whole.shape[1:] != (L, d):
+        if whole.ndim != 3 or whole.shape[1:] != (L, d) or len(w) == 0:
             raise UserError(f"w must be (B, {d}) or (B, {L}, {d}), not {tuple(w.shape)}")
         if len(noise) != len(sizes):
             raise UserError(f"noise must be a list of {len(sizes)} maps, not of {len(noise)}")
@@ -171,10 +171,7 @@ def generator_of(
     the file has not.
     """
     only_label = networks.labels == 1
-    try:
-        networks.choose_label(label)
-    except UserError as error:
-        raise UserError(f"{name} {error}") from None
+    choose_label(networks, name, label)
     if networks.prior is None and networks.mapping is None:
         raise UserError(
             f"{name} has neither a mapping network nor a prior fit: put its mapping.pt beside it"
@@ -189,6 +186,14 @@ def generator_of(
     label = 0 if only_label else label
     mapping = networks.mapping and networks.mapping.eval().requires_grad_(False)
     return Generator(str(name), synthesis, mean, std, networks.about, mapping, label)
+
+
+def choose_label(networks: Networks, name: str | os.PathLike, label: int | None) -> None:
+    """Networks.choose_label. Raises: UserError that begins with the name of the file."""
+    try:
+        networks.choose_label(label)
+    except UserError as error:
+        raise UserError(f"{name} {error}") from None
 
 
 def describe(networks: Networks) -> list[str]:
@@ -208,7 +213,8 @@ def describe(networks: Networks) -> list[str]:
     ]
     if networks.labels:
         last = networks.labels - 1
-        lines.append(f"labels: {networks.labels}, one is chosen with -label 0 to -label {last}")
+        how = f"one is chosen with -label 0 to -label {last}" if last else "which is taken"
+        lines.append(f"labels: {networks.labels}, {how}")
         lines.append("mapping network: yes, one for each label")
     else:
         how = "yes" if mapping else "no: put its mapping.pt beside the file"

@@ -41,15 +41,19 @@ class Networks:
     mapping_of: Callable[[int], G_mapping] | None = None
 
     def choose_label(self, label: int | None) -> None:
-        """Take one label for good; None takes the only one there is. Raises: UserError, worded to
-        follow the name of the file, where it has no such label, or several and None was given.
+        """Take one label for good; None takes the only one there is. A file that was converted for
+        one label has that one. Raises: UserError, worded to follow the name of the file, where it
+        has no such label, or several and None was given.
         """
         if label is None and self.labels == 1:
             label = 0
-        if label is None and self.labels == 0:
+        taken = str(self.about.get("label")).partition(",")[0]
+        if self.labels == 0 and (label is None or str(label) == taken):
             return
         if self.mapping_of is None:
-            raise UserError(f"has no labels: leave -label {label} out")
+            raise UserError(
+                f"has no labels, so not {label}: leave -label out, or give the file that has them"
+            )
         if label is None or not 0 <= label < self.labels:
             asked = "" if label is None else f", so not {label}"
             raise UserError(

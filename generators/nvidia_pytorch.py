@@ -19,7 +19,7 @@ from generators.networks import (
 )
 from generators.nvidia_names import build_stylegan2, split, with_mapping
 from generators.persistent import Network
-from generators.stylegan3_layout import require_layout
+from generators.stylegan3_layout import channel_settings, require_layout
 
 
 def _generator(content: dict) -> object:
@@ -88,6 +88,11 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
     clamp = _shared(convolutions, "conv_clamp")
     state, mapping = split(network.tensors())
     filters = state.get(f"{names[0]}.down_filter")
+    channels, cutoffs = (
+        [_number(layer, name) for layer in convolutions[:-1]]
+        for name in ("out_channels", "out_cutoff")
+    )
+    channel_base, channel_max = channel_settings(channels, cutoffs)
     radial = filters is not None and filters.ndim == 2
     config = {
         "resolution": _number(network, "img_resolution"),
@@ -98,7 +103,9 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
         "margin_size": _number(synthesis, "margin_size"),
         "output_scale": _number(synthesis, "output_scale"),
         "conv_clamp": math.inf if clamp is None else clamp,
-    } | _channels(convolutions[:-1])
+        "channel_base": channel_base,
+        "channel_max": channel_max,
+    }
     networks = with_mapping(build_stylegan3(state, config), mapping)
     # sizes, rates, bands, kernels and paddings: what was computed is what the file says
     needed = {name: ["up_factor", "down_factor", "padding"] for name in names}
@@ -111,22 +118,6 @@ def _stylegan3(network: Network, layers: dict[str, Network]) -> Networks:
         {name: {key: layer.setting(key) for key in layer.state} for name, layer in inner.items()},
     )
     return networks
-
-
-def _channels(convolutions: list[Network]) -> dict[str, float]:
-    """A channel_base and a channel_max of which the layers' channels follow:
-    min(channel_base/(2·cutoff), channel_max), rounded.
-    """
-    channels = [_number(layer, "out_channels") for layer in convolutions]
-    twice = [2 * _number(layer, "out_cutoff") for layer in convolutions]
-    most = max(channels)
-    pairs = list(zip(channels, twice, strict=True))
-    low = max((number - 0.5) * cutoff for number, cutoff in pairs)
-    high = min(((number + 0.5) * cutoff for number, cutoff in pairs if number < most), default=0)
-    base = 2.0 ** math.ceil(math.log2(max(low, 1)))  # as published networks have it
-    if high and base > high:
-        base = (low + high) / 2
-    return {"channel_base": int(base) if base == int(base) else base, "channel_max": most}
 
 
 def _number(layer: Network, name: str) -> float:

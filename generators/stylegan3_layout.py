@@ -132,18 +132,19 @@ def _geometric(first: float, last: float, depth: int, num_critical: int) -> list
     return [first * (last / first) ** e for e in exponents]
 
 
-def channel_settings(channels: list[int], resolution: int, num_critical: int) -> tuple[float, int]:
-    """A channel_base and the channel_max of which layers 0 to N − 1 have so many channels; they
-    have others if there is no such pair.
+def channel_settings(channels: list[int], cutoffs: list[float]) -> tuple[float, int]:
+    """A channel_base and a channel_max with which layers 0 to N − 1, of these cutoffs, have so many
+    channels: min(channel_base/(2·cutoff), channel_max), rounded. With those of another network they
+    come to others, if there is no such pair.
     """
-    cutoffs = _geometric(FIRST_CUTOFF, resolution / 2, len(channels), num_critical)
     most = max(channels)
-    least_base = max(2 * c * (n - 0.5) for c, n in zip(cutoffs, channels, strict=False))
-    bounds = [2 * c * (n + 0.5) for c, n in zip(cutoffs, channels, strict=False) if n < most]
-    power = 2.0 ** math.ceil(math.log2(least_base))  # as all published ones are
-    if power <= min(bounds, default=power):
-        return power, most
-    return (least_base + min(bounds)) / 2, most
+    pairs = [(n, 2 * c) for n, c in zip(channels, cutoffs, strict=True)]
+    low = max((n - 0.5) * twice for n, twice in pairs)
+    high = min(((n + 0.5) * twice for n, twice in pairs if n < most), default=math.inf)
+    base = 2.0 ** math.ceil(math.log2(max(low, 1)))  # as published networks have it
+    if base > high:
+        base = (low + high) / 2
+    return int(base) if base == int(base) else base, most
 
 
 def lowpass_filter(taps: int, cutoff: float, half_width: float, rate: int, radial: bool) -> Tensor:

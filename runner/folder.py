@@ -102,7 +102,7 @@ class Run:
         torch.set_num_threads(choose_threads(options.threads, self.model.generator.synthesis))
         noise_layers = len(self.model.generator.noise_sizes)
         self.settings.noise_roles(noise_layers)
-        if noise_layers == 0 and self.settings.changes_noise and self.process.rank == 0:
+        if noise_layers == 0 and self.settings.concerns_noise and self.process.rank == 0:
             self.progress.say("this generator has no noise: the noise flags change nothing")
 
     def prepare(self) -> int:

@@ -81,9 +81,9 @@ class Record:
 
     def require_settings(self, settings: dict, path: Path) -> None:
         """Raises: UserError, naming the first of `settings` with another value than this record's;
-        path: the result's.
+        path: the result's. The generator first: with another one, others differ as well.
         """
-        for name, value in settings.items():
+        for name, value in sorted(settings.items(), key=lambda each: each[0] != "generator_sha256"):
             if (recorded := self.settings.get(name, ADDED.get(name))) != value:
                 raise UserError(
                     f"{path} was made with {name} {recorded}, not {value}: give another "

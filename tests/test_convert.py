@@ -15,6 +15,7 @@ from cli.errors import UserError
 from generators import load
 from generators.formats import FORMAT, FORMAT_2
 from generators.load import load_generator, save_generator
+from generators.prior import fit_prior
 
 
 def test_convert_and_describe_as_commands(tmp_path):
@@ -37,6 +38,29 @@ def test_convert_and_describe_as_commands(tmp_path):
     done = command("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
     assert done.returncode == 2 and "-overwrite" in done.stderr
     assert (tmp_path / "cats.pt").read_bytes() == before
+
+
+def test_of_a_file_of_several_labels_one_is_described_and_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fit_prior, "__defaults__", (1600, 160, 0))
+    name = str(GOLDEN / "sg2_tiny_conditional_nhwc.pkl")
+
+    def told(*args) -> str:
+        monkeypatch.setattr("sys.argv", ["convert.py", *args, "-cache_dir", str(tmp_path)])
+        assert convert.main() == 0
+        return capsys.readouterr().out
+
+    assert "labels: 3, one is chosen with -label 0 to -label 2\n" in told(name, "-info")
+    described = told(name, "-info", "-label", "1")
+    assert "label: 1, of 3\n" in described and "mapping of 2 layers" in described
+    with pytest.raises(UserError, match="3 labels, so not 7: choose one"):
+        told(name, "-info", "-label", "7")
+    with pytest.raises(UserError, match="3 labels: choose one"):
+        told(name, "-o", str(tmp_path / "no.pt"))
+    written = str(tmp_path / "one.pt")
+    assert "read back: the same generator" in told(name, "-label", "1", "-o", written)
+    assert "label: 1, of 3\n" in told(written, "-info")
+    with pytest.raises(UserError, match="has no labels, so not 2"):
+        told(written, "-info", "-label", "2")
 
 
 @pytest.mark.parametrize("args", [["nothing.pt", "-info"], ["broken.pt", "-o", "x.pt"], ["a.pt"]])

@@ -9,6 +9,7 @@ from conftest import GOLDEN, golden
 
 from cli.errors import UserError
 from generators.formats import read_networks
+from generators.load import describe
 from generators.prior import fit_prior
 from PULSE import PULSE
 
@@ -85,7 +86,7 @@ def test_labels_are_chosen_or_asked_for_in_one_sentence(tmp_path):
         model_of(name, tmp_path)
     with pytest.raises(UserError, match="3 labels, so not 3"):
         model_of(name, tmp_path, 3)
-    with pytest.raises(UserError, match="has no labels: leave -label 0 out"):
+    with pytest.raises(UserError, match="has no labels, so not 0: leave -label out"):
         model_of("sg2_tiny.pkl", tmp_path, 0)
     first, second = (model_of(name, tmp_path, label).generator for label in (0, 1))
     assert first.sha256 != second.sha256  # each has a prior of its own
@@ -95,6 +96,7 @@ def test_labels_are_chosen_or_asked_for_in_one_sentence(tmp_path):
 def test_a_file_of_one_label_needs_none():
     networks = read_networks(GOLDEN / "sg2_tiny_conditional_nhwc.pkl")
     networks.labels = 1
+    assert "labels: 1, which is taken" in describe(networks)
     networks.choose_label(None)
     assert networks.mapping is not None and networks.about["label"] == "0, of 1"
 
@@ -105,6 +107,7 @@ def test_what_python_is_given_in_a_wrong_shape_is_named(tmp_path):
     for call, words in (
         (lambda: model.map(torch.zeros(2, 16)), r"z must be \(B, 32\)"),
         (lambda: model.synthesize(torch.zeros(2, 5, 32)), r"w must be \(B, 32\) or \(B, 6, 32\)"),
+        (lambda: model.synthesize(w[:0]), r"not \(0, 32\)"),
         (lambda: model.synthesize(w, noise[1:]), "a list of 5 maps, not of 4"),
         (lambda: model.synthesize(w, noise[::-1]), r"noise map 0 must be \(B, 1, 4, 4\)"),
     ):

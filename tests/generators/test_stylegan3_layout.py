@@ -65,7 +65,8 @@ def test_every_number_of_every_layer(name):
     channels = [layer.out_channels for layer in layouts[:-1]]
     resolution, critical = layouts[-1].out_size, layouts[-1].is_critically_sampled
     num_critical = sum(layer.is_critically_sampled for layer in layouts) - critical
-    base, most = channel_settings(channels, resolution, num_critical)
+    cutoffs = [layer.out_cutoff for layer in layouts[:-1]]
+    base, most = channel_settings(channels, cutoffs)
     family = "stylegan3-r" if any(layer.down_radial for layer in layouts) else "stylegan3-t"
     margin = (layouts[0].out_size - layouts[0].out_sampling_rate) // 2
     again = layer_layouts(resolution, family, base, most, len(channels), num_critical, margin)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import statistics
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from generator_files import generator_file
 from test_distributed import torchrun
 
 from bicubic import BicubicDownSample
+from generators.formats import read_networks
+from generators.load import generator_of, save_generator
+from generators.prior import fit_prior
 from imaging.pictures import to_picture
 from PULSE import PULSE
 
@@ -47,15 +51,21 @@ def test_batch_order_kill_and_processes_change_no_byte(generator, start, tmp_pat
     process.wait()
     assert results("killed") == expected
 
-    if generator.stem != "stylegan3-r":  # the same code as T, and seconds of imports
-        launched = torchrun(*args, "-output_dir", "two", cwd=tmp_path)
-        _, errors = launched.communicate(timeout=2 * HANG)
-        assert launched.returncode == 0, errors
-        assert pictures(tmp_path / "two") == expected
+    launched = torchrun(*args, "-output_dir", "two", cwd=tmp_path)
+    _, errors = launched.communicate(timeout=2 * HANG)
+    assert launched.returncode == 0, errors
+    assert pictures(tmp_path / "two") == expected
 
     latents = sorted((tmp_path / "expected").rglob("*.npz"))
     assert len(latents) == 4
     assert results("render", "-render", *latents) == expected
+
+
+def test_results_of_another_family_are_refused_by_their_generator(generator, here, tmp_path):
+    faces(tmp_path / "input", 1)
+    assert here(generator=generator).status == 0
+    done = here()
+    assert done.status == 2 and "was made with generator_sha256" in done.err
 
 
 def test_what_is_kept_of_a_search_is_of_the_generators_own_layers(generator, here, tmp_path):
@@ -81,12 +91,19 @@ def test_noise_flags_are_cut_refused_or_said_to_change_nothing(generator, here, 
     else:
         assert told.status == 0 and told.err.count("this generator has no noise") == 1
         assert "no noise" not in here("-overwrite", generator=generator).err
+        for flag in (
+            "-noise_type=trainable",
+            "-num_trainable_noise_layers=5",
+            "-bad_noise_layers=",
+        ):
+            told = here(flag, "-overwrite", generator=generator)  # as the default is: typed as well
+            assert told.status == 0 and told.err.count("this generator has no noise") == 1, flag
 
 
 @torch.no_grad()
 def picture_within_0_and_1(model: PULSE) -> torch.Tensor:
-    """A picture that the generator makes, once its colours are scaled so that this one needs no
-    clamping: what is clamped may be like no picture of it.
+    """A picture of the generator from one latent of its mapping network, once its colours are
+    scaled so that this one needs no clamping: what is clamped may be like no picture of it.
     """
     network, w = model.generator.synthesis, model.map(torch.ones(1, 16))
     w, noise = model.generator.inputs(w, model.generator.fixed_noise)
@@ -98,26 +115,38 @@ def picture_within_0_and_1(model: PULSE) -> torch.Tensor:
     return network(w, noise) / 2 + 0.5
 
 
+def times_closer(model: PULSE, LR: torch.Tensor, seed: int) -> float:
+    """L2 of the first iterate of a search over that of its best."""
+    curve = []
+    search = model(LR, seed=seed, eps=1e-6, on_step=lambda _, at: curve.append(at["L2"].item()))
+    for HR, _ in search:
+        to_picture(HR[0]).verify()
+    return curve[0] / min(curve)
+
+
+# From 64 pixels on the median of five seeds. The least of all is seed 0 of StyleGAN3-T at 128: it
+# starts close, at 0.016, with GEOCROSS four times L2 in the loss, and comes 4.9 to 5.8 times closer
+# in different arithmetic, float64 among it; 31 times without GEOCROSS, 18 with the quick search.
 @pytest.mark.parametrize("family", LATER)
 @pytest.mark.parametrize(
-    "resolution", [32, *(pytest.param(r, marks=pytest.mark.slow) for r in (64, 128, 256))]
+    ("resolution", "seeds"),
+    [(32, 1), *(pytest.param(r, 5, marks=pytest.mark.slow) for r in (64, 128, 256))],
 )
-def test_a_hundred_steps_come_five_times_closer(request, tmp_path, one_thread, family, resolution):
-    if (family, resolution) == ("stylegan3-t", 128):
-        reason = "2.2 times, measured; from seeds 1 and 2, which start further away, 5.5 and 52"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_a_hundred_steps_come_five_times_closer(tmp_path, one_thread, family, resolution, seeds):
     model = PULSE(generator_file(tmp_path, family, resolution), device="cpu", cache_dir=tmp_path)
+    # The prior of its own mapping network, as every real generator has it: on spheres of another
+    # radius, or centre, the search could not come to what the mapping network makes.
+    prior = fit_prior(model.generator.mapping, draws=10_000)
+    model.generator.mean, model.generator.std = prior
     HR = picture_within_0_and_1(model)
     LR = BicubicDownSample(resolution // 8)(HR).clamp(0, 1)  # the clamp takes rounding alone
     assert LR.std() > 0.01
-    curve = []
-    search = model(LR, seed=0, eps=1e-6, on_step=lambda _, figures: curve.append(figures["L2"]))
-    for found, _ in search:
-        to_picture(found[0]).verify()
-    assert min(curve) < curve[0] / 5
+    closer = [times_closer(model, LR, seed) for seed in range(seeds)]
+    assert statistics.median(closer) > 5, closer
 
 
-def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_path):
+def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_prior, "__defaults__", (1600, 160, 0))
     generator = GOLDEN / "sg2_tiny_conditional_nhwc.pkl"
     faces(tmp_path / "input", 1)
     done = here(generator=generator)
@@ -132,3 +161,11 @@ def test_a_labelled_generator_is_searched_recorded_and_drawn_again(here, tmp_pat
     assert done.status == 2 and "generator_sha256" in done.err
     record = json.loads(np.load(latent)["record"].item())
     assert record["generator"]["label"] == 2
+    # Converted for that label it is the same generator; one without labels is not, and says so.
+    networks = read_networks(generator)
+    model = generator_of(networks, generator, tmp_path / "cache", 2)
+    save_generator(networks, (model.mean, model.std), tmp_path / "converted.pt")
+    done = here("-render", latent, "-output_dir", "third", generator=tmp_path / "converted.pt")
+    assert done.status == 0 and pictures(tmp_path / "third") == before
+    done = here("-render", latent, "-output_dir", "fourth")
+    assert done.status == 1 and "has no labels, so not 2" in done.err
