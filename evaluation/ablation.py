@@ -28,6 +28,8 @@ from search_settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 DEFAULTS = "defaults"
 KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: noise maps
     (DEFAULTS, "", DEFAULTS, ""),
+    ("until-eps", "search", "until eps", "-until eps"),
+    ("steps-200-until-eps", "search", "200 steps until eps", "-steps 200 -until eps"),
     ("quick", "search", "quick", "-search quick"),
     ("quick-until-eps", "search", "quick until eps", "-search quick -until eps"),
     ("quick-tied", "search", "quick, tied start", "-search quick -start tied"),
