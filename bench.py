@@ -8,8 +8,8 @@ examples:
   python bench.py -json bench.json
       the figures for a program as well
   python bench.py -parts search -repeats 3
-      a face by the published search and by the quick one, with the demo generator and at 1024
-      pixels, and the quick one's fit; ten minutes and more on a CPU, and -steps 20 is enough there
+      a face by the published search and by the quick one, at 64, 128 and 1024 pixels, and the
+      quick one's fit; ten minutes and more on a CPU, and -steps 20 is enough there
   python bench.py -parts faces -faces photographs
       how well searches end on the plain and on the fast forms of demo64, which need not
       be alone on the machine
@@ -48,7 +48,7 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
 from fast.device import choose_device
 from fast.precision import has_bfloat16
-from generators.load import DEMO64
+from generators.load import DEMO, DEMO64
 from imaging.pictures import list_pictures, read_picture, to_tensor
 from PULSE import PULSE
 from safe_files import atomic_write
@@ -261,9 +261,9 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
 
 
 def measure_search(args, device: torch.device, file: Path, folder: Path) -> list[dict]:
-    """The table of benchmarks/search_times.py: of the demo generator, and of the random one."""
+    """The table of benchmarks/search_times.py: of both demo generators, and of the random one."""
     found = []
-    for generator in (DEMO, file):
+    for generator in (DEMO64, DEMO, file):
         cache = folder / "search"
         found.append(time_searches(generator, device, cache, args.steps, args.repeats))
         print_searches(found[-1])
