@@ -7,6 +7,9 @@ examples:
       smaller, and only the time of a step
   python bench.py -json bench.json
       the figures for a program as well
+  python bench.py -parts search -repeats 3
+      a face by the published search and by the quick one, at 64, 128 and 1024 pixels, and the
+      quick one's fit; ten minutes and more on a CPU, and -steps 20 is enough there
   python bench.py -parts faces -faces photographs
       how well searches end on the plain and on the fast forms of demo64, which need not
       be alone on the machine
@@ -38,21 +41,28 @@ from PIL import Image
 from benchmarks import stylegan3_steps
 from benchmarks.hardware import machine_rates, processor
 from benchmarks.search_quality import compare
+from benchmarks.search_times import print_searches, time_searches
 from benchmarks.step_profile import profile
 from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator, random_stylegan2
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
 from fast.device import choose_device
 from fast.precision import has_bfloat16
-from generators.load import DEMO64
+from generators.load import DEMO, DEMO64
 from imaging.pictures import list_pictures, read_picture, to_tensor
 from PULSE import PULSE
 from safe_files import atomic_write
 from search_settings import PRECISIONS
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("steps", "stylegan2", "stylegan3", "start", "runs", "faces", "profile")
-ON_REQUEST = ("stylegan2", "stylegan3", "faces", "profile")  # measured only where they are named
+PARTS = ("steps", "stylegan2", "stylegan3", "start", "runs", "search", "faces", "profile")
+ON_REQUEST = (
+    "stylegan2",
+    "stylegan3",
+    "search",
+    "faces",
+    "profile",
+)  # measured only where they are named
 
 
 # ------------------------------------------------------------ the parts of the table
@@ -250,6 +260,17 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
     return figures
 
 
+def measure_search(args, device: torch.device, file: Path, folder: Path) -> list[dict]:
+    """The table of benchmarks/search_times.py: of both demo generators, and of the random one."""
+    found = []
+    for generator in (DEMO64, DEMO, file):
+        cache = folder / "search"
+        found.append(time_searches(generator, device, cache, args.steps, args.repeats))
+        print_searches(found[-1])
+        print(flush=True)
+    return found
+
+
 def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
     """Searches by benchmarks/search_quality.py, for faces at 16×16 pixels. Raises: UserError."""
     words = ["-input_dir", args.faces, "-output_dir", folder / "lr", "-mode", "resize", "-quiet"]
@@ -286,13 +307,13 @@ def parser() -> Parser:
     flags.flag(
         "parts",
         "of steps, stylegan2 and stylegan3 (their steps, 2 and 10 minutes on two cores), start, "
-        "runs, faces, profile (of a CPU)",
+        "runs, search (the published one and the quick one, in turn), faces, profile (of a CPU)",
         nargs="+",
         choices=PARTS,
         shown="steps start runs",
     )
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
-    flags.flag("steps", "of each search of that part", STEPS, type=int)
+    flags.flag("steps", "of each search of the parts search and faces", STEPS, type=int)
     flags.flag("json", "write the figures to this file as well", type=Path, metavar="FILE")
     return flags
 
@@ -340,6 +361,8 @@ def main() -> int:
             figures["start"] = measure_start(device, file, folder)
         if "runs" in args.parts:
             figures["runs"] = measure_runs(device, file, args.resolution, folder)
+        if "search" in args.parts:
+            figures["search"] = measure_search(args, device, file, folder)
         if "faces" in args.parts:
             figures["faces"] = measure_faces(args, device, folder)
         if "profile" in args.parts:

@@ -28,6 +28,8 @@ from search_settings import DEFAULT_TRAINABLE_NOISE_LAYERS, Settings
 DEFAULTS = "defaults"
 KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: noise maps
     (DEFAULTS, "", DEFAULTS, ""),
+    ("until-eps", "search", "until eps", "-until eps"),
+    ("steps-200-until-eps", "search", "200 steps until eps", "-steps 200 -until eps"),
     ("quick", "search", "quick", "-search quick"),
     ("quick-until-eps", "search", "quick until eps", "-search quick -until eps"),
     ("quick-tied", "search", "quick, tied start", "-search quick -start tied"),
@@ -188,7 +190,8 @@ NOTE = (
     "Every row changes one setting of the defaults. Within eps, L2 and GEOCROSS are of the "
     "pictures as the search had them, seconds those of one search with one thread; intervals are "
     "Wilson's, SE is the standard error of the mean. L2: smaller is closer to the LR. GEOCROSS: "
-    "smaller is more natural, 0 where all layers have one latent."
+    "smaller is more natural, 0 where all layers have one latent. By step: of the first iterate "
+    "within eps, blank where fewer pictures had one."
 )
 ROBUSTNESS = (
     "## Robustness\n\n"
@@ -202,6 +205,7 @@ COMMON = (
     ("l2_error", "SE", "{:.5f}".format),
     ("worst_l2", "worst L2", "{:.5f}".format),
     ("geocross", "GEOCROSS", "{:.1f}".format),
+    *tables.REACHED,
     ("niqe", "NIQE", "{:.2f}".format),
     ("seconds", "seconds a picture", "{:.1f}".format),
 )

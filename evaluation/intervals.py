@@ -6,6 +6,7 @@ scipy.stats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -29,6 +30,15 @@ def share_of(within: Sequence[bool]) -> dict | None:
     low, high = wilson(sum(within), len(within))
     share = sum(within) / len(within)
     return {"within": sum(within), "of": len(within), "share": share, "low": low, "high": high}
+
+
+def reached_by(numbers: Sequence[int | None], share: float) -> int | None:
+    """The smallest number that `share` of all have reached, 0 < share ≤ 1; those that are None
+    never do. None where too many are.
+    """
+    reached = sorted(number for number in numbers if number is not None)
+    needed = math.ceil(share * len(numbers) - 1e-9)  # 0.9 · 10 is 9, not 10
+    return reached[needed - 1] if 0 < needed <= len(reached) else None
 
 
 def standard_error(values: Sequence[float]) -> float | None:

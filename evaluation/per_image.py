@@ -31,6 +31,7 @@ COLUMNS = (
     *("method", "name", "input", "group", "seed", "duplicate", "eps"),
     *("record_l2", "record_within_eps", "l2", "psnr", "within_eps", "clean_l2", "clean_psnr"),
     *("hr_l2", "hr_psnr", "ssim", "lpips", "niqe", "geocross", "best_step", "steps", "seconds"),
+    "first_step",
 )
 
 
@@ -74,6 +75,7 @@ class Evaluation:
                 "record_l2": result.l2,
                 "record_within_eps": result.within_eps,
                 "steps": result.steps,
+                "first_step": result.first_step,
                 **{key: getattr(result, key) for key in OPTIONAL},
             }
             self._add_row(row, result, picture, LR, clean, true)

@@ -15,7 +15,7 @@ from cli.errors import UserError, escaped
 from cli.progress import some
 from imaging.pictures import is_readable, pictures_in, read_picture
 from imaging.provenance import storable
-from runner.records import read_record
+from runner.records import Record, read_record
 
 NO_RECORD = "left out, no record (.json) is beside it: PULSE made it not, or was stopped"
 NO_PICTURE = "left out, a record without its picture: run.py was stopped, run it again"
@@ -58,6 +58,7 @@ class Result:
     best_step: float | None
     seconds: float | None
     steps: float | None
+    first_step: int | None  # number, from 1, of its first iterate within eps; None without one
 
 
 def read_result(path: Path) -> Result | None:
@@ -71,7 +72,11 @@ def read_result(path: Path) -> Result | None:
         return None
     optional = {key: _number(getattr(record, key)) for key in OPTIONAL}
     steps = _number(record.settings.get("steps"))
-    return Result(path, *names, l2, record.within_eps, eps, **optional, steps=steps)
+    within = (i for i, each in enumerate(_l2_of(record), 1) if each is not None and each <= eps)
+    first = next(within, None)
+    return Result(
+        path, *names, l2, record.within_eps, eps, **optional, steps=steps, first_step=first
+    )
 
 
 def read_curve(path: Path) -> list[float | None]:
@@ -79,7 +84,11 @@ def read_curve(path: Path) -> list[float | None]:
     empty where its record has none.
     """
     record = read_record(path.with_suffix(".json"))
-    curve = record and record.curve
+    return [] if record is None else _l2_of(record)
+
+
+def _l2_of(record: Record) -> list[float | None]:
+    curve = record.curve
     values = curve.get("L2") if isinstance(curve, dict) else None
     return [_number(value) for value in values] if isinstance(values, list) else []
 

@@ -33,6 +33,10 @@ WITHIN_EPS = (
     ("within_eps", "within eps", "{0[within]} of {0[of]}".format),
     ("within_eps", "share, 95 % interval", share_text),
 )
+REACHED = (
+    ("half_by", "half within eps by step", str),
+    ("most_by", "90 % within eps by step", str),
+)
 HEADER = (
     ("row", "", str),
     ("pictures", "pictures", str),
@@ -51,6 +55,7 @@ HEADER = (
     ("diversity_rmse", "diversity", "{:.4f}".format),
     ("diversity_lpips", "diversity, LPIPS", "{:.4f}".format),
     ("best_step", "best step", "{:.1f}".format),
+    *REACHED,
     ("seconds", "seconds", "{:.2f}".format),
 )
 GROUP_HEADER = (
@@ -110,6 +115,7 @@ def by_method(rows: list[dict], diversity: list[dict]) -> list[dict]:
     pulse = [row for row in rows if row["method"] == "PULSE"]
     means = _means(pulse, "record_l2", "geocross", "best_step", "seconds")
     l2 = means.pop("record_l2")
+    first = [row["first_step"] for row in pulse]
     table = [
         {
             "row": "PULSE, records",
@@ -119,6 +125,8 @@ def by_method(rows: list[dict], diversity: list[dict]) -> list[dict]:
             "within_eps": intervals.share_of([row["record_within_eps"] for row in pulse]),
             **_spread(_values(pulse, "record_l2")),
             **means,
+            "half_by": intervals.reached_by(first, 0.5),
+            "most_by": intervals.reached_by(first, 0.9),
         }
     ]
     for method in ("PULSE", "nearest", "bicubic", "true HR"):

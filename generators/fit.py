@@ -19,7 +19,8 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -82,12 +83,7 @@ class Fit:
         """What maps the gradients of v (B, rows, d) and of the noise maps of those layers, a list,
         to as many steps. rows: L, or 1 for one latent for all layers.
         """
-        g = self.gradients if rows > 1 else self.gradients.sum(1, keepdim=True)
-        device, g = g.device, g.cpu().double()  # there is no float64 on MPS
-        curvature = torch.einsum("nli,nlj->lij", g, g) / len(g)
-        identity = torch.eye(g.shape[2], dtype=g.dtype)
-        inverse = torch.linalg.inv(curvature + PIXEL_VARIANCE * identity)  # (rows, d, d)
-        inverse = inverse.float().to(device)
+        inverse = self._inverse if rows > 1 else self._inverse_of_sum
         factors = [1 / (self.noise[layer] + NOISE_VARIANCE) for layer in maps]
 
         def precondition(gradients: list[Tensor]) -> list[Tensor]:
@@ -96,6 +92,17 @@ class Fit:
             return [torch.einsum("lij,blj->bli", inverse, v), *scaled]
 
         return precondition
+
+    # Each takes as long as several steps of 64 pixels: once, not for every search.
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """(E[JᵀJ] + σ²I)⁻¹ of each layer, (L, d, d)."""
+        return _inverse_curvature(self.gradients)
+
+    @cached_property
+    def _inverse_of_sum(self) -> Tensor:
+        """The same of one latent for all layers, (1, d, d)."""
+        return _inverse_curvature(self.gradients.sum(1, keepdim=True))
 
 
 def fit_generator(
@@ -163,12 +170,19 @@ def cached_fit(
     fit = fit_generator(generator, synthesize, side, progress=progress)
     try:
         with atomic_write(path) as file:
-            torch.save({name: x.cpu() for name, x in vars(fit).items()}, file)
+            torch.save({each.name: getattr(fit, each.name).cpu() for each in fields(fit)}, file)
     except OSError as error:
         raise UserError(
             f"-cache_dir {cache_dir} cannot be written ({error.strerror}): give another folder"
         ) from None
     return fit
+
+
+def _inverse_curvature(gradients: Tensor) -> Tensor:
+    device, g = gradients.device, gradients.cpu().double()  # there is no float64 on MPS
+    curvature = torch.einsum("nli,nlj->lij", g, g) / len(g)
+    identity = torch.eye(g.shape[2], dtype=g.dtype)
+    return torch.linalg.inv(curvature + PIXEL_VARIANCE * identity).float().to(device)
 
 
 def _downscaled(pictures: Tensor, side: int) -> Tensor:

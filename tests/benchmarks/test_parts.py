@@ -9,8 +9,9 @@ import torch
 from conftest import one_file
 
 import bench
-from benchmarks import hardware, search_quality, step_profile
+from benchmarks import hardware, search_quality, search_times, step_profile
 from benchmarks.step_time import random_stylegan2
+from generators import fit as fits
 from generators.load import load_generator, save_generator
 from generators.networks import Networks
 from generators.stylegan2 import StyleGAN2Synthesis
@@ -71,6 +72,34 @@ def test_the_parts_of_a_step_add_up_to_it(tmp_path):
     whole = parts.pop("a step")
     assert sum(parts.values()) == pytest.approx(whole)
     assert all(seconds > 0 for seconds in parts.values()) and len(parts) == 4
+
+
+def test_both_searches_are_timed_in_turn_and_the_fit_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fits, "PICTURES", 40)
+    monkeypatch.setattr(fits, "GRADIENTS", 20)
+    order, call = [], PULSE.__call__
+    monkeypatch.setattr(
+        PULSE,
+        "__call__",
+        lambda self, *args, **given: (
+            order.append(given["settings"].search) or call(self, *args, **given)
+        ),
+    )
+    file, threads = one_file(tmp_path / "g.pt", 64), torch.get_num_threads()
+    found = search_times.time_searches(file, torch.device("cpu"), tmp_path / "cache", 3, 2)
+    assert order == 3 * ["paper", "quick"] and torch.get_num_threads() == threads
+    assert found["resolution"] == 64 and found["fit"] > 0
+    for name in ("paper", "quick"):
+        for by in ("seconds", "processor"):
+            assert len(found[name][by]) == 2 and min(found[name][by]) > 0
+    found["paper"] = {"seconds": [0.3, 0.6, 0.9], "processor": [0.3, 0.3, 0.3]}
+    found["quick"] = {"seconds": [0.9, 0.9, 1.2], "processor": [0.6, 0.6, 0.6]}
+    found["fit"] = 6.0
+    search_times.print_searches(found)
+    paper, quick, fit = capsys.readouterr().out.splitlines()[2:]
+    assert paper.split() == ["paper", "0.60", "0.30-0.90", "200.0", "100.0", "1.00"]
+    assert quick.split() == ["quick", "0.90", "0.90-1.20", "300.0", "200.0", "1.50"]
+    assert "6.0 s, 10.0 published searches" in fit
 
 
 def test_the_reference_of_a_comparison_is_the_plain_form_in_float32():

@@ -40,6 +40,27 @@ def test_means_are_taken_over_pictures_and_the_psnr_is_that_of_the_mean(scene):
     assert record["within_eps"]["within"] == 1 and record["within_eps"]["of"] == 2
 
 
+def test_the_steps_by_which_half_and_nine_tenths_were_within_eps_count_misses_as_never(scene):
+    for i, first in enumerate((3, 8, 5, 12, 1, 4, 40, 6, 7, None)):
+        l2 = [None, *[0.01] * 49]  # of the first iterate, which was not finite, and of 49 more
+        if first is not None:
+            l2[first - 1 :] = [0.0015, *[0.004] * (50 - first)]
+        scene.add(
+            f"{i}", flat(100 + i), flat(100, 8), curve={"L2": l2}, within_eps=first is not None
+        )
+    done = scene.figures("-csv", "out.csv")
+    record = done.rows[RECORDS]
+    assert (record["half_by"], record["most_by"]) == (6, 40)
+    assert "half_by" not in done.PNG and "90 % within eps by step" in done.stdout
+    with open("out.csv", newline="", encoding="utf-8-sig") as file:
+        rows = [line["first_step"] for line in csv.DictReader(file) if line["method"] == "PULSE"]
+    assert rows == ["3", "8", "5", "12", "1", "4", "40", "6", "7", ""]
+    scene.add("miss", flat(90), flat(100, 8), within_eps=False)
+    scene.add("old", flat(91), flat(100, 8), curve=None)  # a record that has none
+    record = scene.figures().rows[RECORDS]
+    assert (record["half_by"], record["most_by"]) == (7, None)
+
+
 def test_the_mean_l2_has_its_standard_error_and_the_worst_beside_it_and_geocross_its_mean(scene):
     l2 = [0.001, 0.003, 0.0015, 0.0045]
     for i, value in enumerate(l2):

@@ -71,6 +71,18 @@ def test_the_preconditioner_undoes_the_curvature(rows):
     assert torch.allclose(noise, maps * noise[0, 0, 0, 0]) and noise.max() < 10
 
 
+def test_the_curvature_is_inverted_once_not_for_every_search(monkeypatch):
+    generator = linear()
+    fit = fit_generator(generator, generator.synthesize, S, progress=False)
+    inverted, inv = [], torch.linalg.inv
+    monkeypatch.setattr(torch.linalg, "inv", lambda x: inverted.append(len(x)) or inv(x))
+    gradients = [torch.ones(2, L, D), torch.ones(2, 1, S, S)]
+    first, again = (fit.preconditioner(L, [0])(gradients) for _ in range(2))
+    assert inverted == [L] and torch.equal(first[0], again[0])
+    fit.preconditioner(1, [])
+    assert inverted == [L, 1]
+
+
 def few(monkeypatch):
     monkeypatch.setattr(fits, "PICTURES", 300)
     monkeypatch.setattr(fits, "GRADIENTS", 60)
