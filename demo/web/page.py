@@ -163,6 +163,10 @@ class Page:
             task.stop.set()  # where the page went away
             visitor.tasks.remove(task)
             self.searcher.waiting.remove(task)
+            if visitor.left:  # gradio has begun to remember the page again
+                self.forget(request.session_hash)
+        if visitor.left:
+            return
         visitor.keep(task)
         yield [say, *self.still(visitor)]
 
@@ -191,9 +195,14 @@ class Page:
         self.visitors.of(request.session_hash).cancel()
 
     def closed(self, request: gr.Request) -> None:
-        """Forget what was shown there; gradio would remember it, pictures and all."""
         self.visitors.leave(request.session_hash)
-        self.blocks.state_holder.session_data.pop(request.session_hash, None)
+        self.forget(request.session_hash)
+
+    def forget(self, session: str) -> None:
+        """Remove what gradio remembers of a page: all that it showed, pictures too."""
+        remembered = self.blocks.state_holder
+        remembered.session_data.pop(session, None)
+        remembered.time_last_used.pop(session, None)
 
     def built(self) -> gr.Blocks:
         """The page itself."""
