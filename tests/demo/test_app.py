@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from conftest import ROOT, command
-from open_page import Server, until
+from open_page import Server, small_picture, until
 from PIL import Image
 
 from demo.web.reading import FACES
@@ -101,12 +101,6 @@ def alone(tmp_path_factory):
     alone = Alone(tmp_path_factory.mktemp("alone"))
     yield alone
     alone.server.end()
-
-
-def small_picture() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "tan").save(file, "PNG")
-    return file.getvalue()
 
 
 def test_no_name_or_path_of_a_visitor_is_used(alone):
