@@ -229,7 +229,9 @@ class Page:
                     generator = gr.Radio(names, value=names[0], label="Generator")
                     about = gr.HTML(sentence(self.generators[names[0]][1]))
                     with gr.Row():
-                        seed = gr.Textbox(label="Seed", placeholder="drawn", min_width=80)
+                        seed = gr.Textbox(
+                            label="Seed", placeholder="random", max_lines=1, min_width=80
+                        )
                         duplicates = gr.Number(1, label="Faces", precision=0, min_width=80)
                         steps = gr.Number(defaults.steps, label="Steps", precision=0, min_width=80)
                     with gr.Row():
