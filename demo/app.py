@@ -107,6 +107,8 @@ def main() -> int:
     args, status = parser().parse_args(), OK
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # kept for gradio's own statistics, which are closed
+        "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),  # events between two of their summaries
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

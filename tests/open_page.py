@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 HANG = 120  # seconds: a bound for what takes a few
 
@@ -30,6 +32,7 @@ class Server:
         names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name}
         environment |= dict.fromkeys(names, proxy) | {"TMPDIR": str(self.temporary)}
+        environment["GRADIO_HEARTBEAT_INTERVAL"] = "0.2"  # by which gradio's client in Python ends
         self.log = folder / "log.txt"
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "demo" / "app.py"), "-port", "0", *map(str, args)],
@@ -66,6 +69,13 @@ class Server:
             self.process.kill()
             self.process.stdout.close()
             self.proxy.close()
+
+
+def small_picture() -> bytes:
+    """A PNG file of 8×8 pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "tan").save(file, "PNG")
+    return file.getvalue()
 
 
 def until(what, message="", within=HANG):

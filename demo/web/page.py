@@ -17,13 +17,16 @@ from cli.errors import UserError
 from demo.web.reading import FACES, READINGS, SMALL, SQUARE, Reader
 from demo.web.searches import Searcher
 from demo.web.shown import faces_shown, live_shown, outcome, results_shown, sentence
-from demo.web.visitors import MAX_FACES, Cancelled, Task, Uploads, Visitor, Visitors
+from demo.web.visitors import MAX_FACES, MAX_VISITORS, Cancelled, Task, Uploads, Visitor, Visitors
 from search_settings import Settings
 
 HERE = Path(__file__).resolve().parent
 TITLE = "PULSE: imaginary faces for a small picture"
 SIDES = (4, 8, 16, 32, 64, 128)  # of LR pictures, as far as the generator has them
 POLL = 0.1  # seconds
+# An output that is left unchanged at times gets gr.update otherwise, never a plain value: gradio
+# makes a new component for each update, and would keep every plain value that follows one.
+UNCHANGED = [gr.skip()]
 
 log = logging.getLogger("pulse")
 
@@ -54,12 +57,13 @@ class Page:
     ):
         self.visitors, self.reader, self.searcher = visitors, reader, searcher
         self.uploads, self.generators = uploads, generators
+        self.blocks = self.built()
 
     async def read(self, token: str, reading: str, generator: str, request: gr.Request) -> list:
         """A photograph was dropped, or is to be read in another way."""
         visitor = self.visitors.of(request.session_hash)
         if not token:  # nothing was dropped yet
-            return [gr.skip()] * 5
+            return UNCHANGED * 5
         visitor.squares = []
         try:
             path = visitor.take(token, self.uploads)
@@ -74,8 +78,8 @@ class Page:
         number = len(visitor.squares)
         faces = [(str(i + 1), i) for i in range(number)]
         return [
-            notice,
-            faces_shown(visitor.squares),
+            gr.update(value=notice),
+            gr.update(value=faces_shown(visitor.squares)),
             gr.update(choices=faces, value=0 if number else None, visible=number > 1),
             self.sides(generator, visitor),
             gr.update(interactive=number > 0),
@@ -134,13 +138,8 @@ class Page:
         say, running = "", None
         try:
             async for live in self.turn(task):
-                yield [
-                    live,
-                    gr.skip(),
-                    gr.skip(),
-                    gr.update(interactive=False),
-                    gr.update(interactive=True),
-                ]
+                buttons = gr.update(interactive=False), gr.update(interactive=True)
+                yield [live, *UNCHANGED * 2, *buttons]
             loop = asyncio.get_running_loop()
             running = loop.run_in_executor(self.searcher.thread, self.searcher.run, task)
             running.add_done_callback(lambda done: done.cancelled() or done.exception())  # if we go
@@ -148,7 +147,7 @@ class Page:
             while not running.done():
                 if (live := live_shown(task)) != shown:
                     shown = live
-                    yield [live, *[gr.skip()] * 4]
+                    yield [live, *UNCHANGED * 4]
                 await asyncio.wait([running], timeout=POLL)
             running.result()
             say = sentence(outcome(task))
@@ -164,6 +163,10 @@ class Page:
             task.stop.set()  # where the page went away
             visitor.tasks.remove(task)
             self.searcher.waiting.remove(task)
+            if visitor.left:  # gradio has begun to remember the page again
+                self.forget(request.session_hash)
+        if visitor.left:
+            return
         visitor.keep(task)
         yield [say, *self.still(visitor)]
 
@@ -182,15 +185,26 @@ class Page:
     def still(self, visitor: Visitor) -> list:
         """Results, gallery and buttons, while nothing is searched."""
         shown = results_shown(visitor.results, visitor.newest)
-        return [*shown, gr.update(interactive=True), gr.update(interactive=False)]
+        return [
+            *(gr.update(value=each) for each in shown),
+            gr.update(interactive=True),
+            gr.update(interactive=False),
+        ]
 
     def cancel(self, request: gr.Request) -> None:
         self.visitors.of(request.session_hash).cancel()
 
     def closed(self, request: gr.Request) -> None:
         self.visitors.leave(request.session_hash)
+        self.forget(request.session_hash)
 
-    def blocks(self) -> gr.Blocks:
+    def forget(self, session: str) -> None:
+        """Remove what gradio remembers of a page: all that it showed, pictures too."""
+        remembered = self.blocks.state_holder
+        remembered.session_data.pop(session, None)
+        remembered.time_last_used.pop(session, None)
+
+    def built(self) -> gr.Blocks:
         """The page itself."""
         defaults = Settings()
         names = list(self.generators)
@@ -215,7 +229,9 @@ class Page:
                     generator = gr.Radio(names, value=names[0], label="Generator")
                     about = gr.HTML(sentence(self.generators[names[0]][1]))
                     with gr.Row():
-                        seed = gr.Textbox(label="Seed", placeholder="drawn", min_width=80)
+                        seed = gr.Textbox(
+                            label="Seed", placeholder="random", max_lines=1, min_width=80
+                        )
                         duplicates = gr.Number(1, label="Faces", precision=0, min_width=80)
                         steps = gr.Number(defaults.steps, label="Steps", precision=0, min_width=80)
                     with gr.Row():
@@ -240,4 +256,5 @@ class Page:
             )
             cancel.click(self.cancel, queue=False, api_name="cancel", **asked)
             blocks.unload(self.closed)
+        blocks.state_session_capacity = MAX_VISITORS
         return blocks

@@ -139,11 +139,10 @@ def application(page: Page, uploads: Uploads, visitors: Visitors) -> FastAPI:
         media = "image/png" if kind == "png" else "application/json"
         return Response(content, media_type=media, headers={"Cache-Control": "no-store"})
 
-    blocks = page.blocks()
-    blocks.queue(default_concurrency_limit=None)
+    page.blocks.queue(default_concurrency_limit=None)
     app = gr.mount_gradio_app(
         app,
-        blocks,
+        page.blocks,
         "/",
         footer_links=[],
         run_history=False,

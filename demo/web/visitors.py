@@ -118,6 +118,7 @@ class Visitor:
         self.results: list[Finished] = []  # newest first
         self.newest = 0  # of them are of the last search
         self.tasks: list[Task] = []  # that wait or run
+        self.left = False  # the page was closed
 
     def take(self, token: str, uploads: Uploads) -> Path:
         """The photograph of that name; the one before is removed. Raises: UserError."""
@@ -180,6 +181,7 @@ class Visitors:
     def leave(self, session: str) -> None:
         """The page was closed: nothing of it is kept."""
         if visitor := self.known.pop(session, None):
+            visitor.left = True
             visitor.cancel()
             remove(visitor.photograph)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from conftest import ROOT, command
-from open_page import Server, until
+from open_page import Server, small_picture, until
 from PIL import Image
 
 from demo.web.reading import FACES
@@ -103,12 +103,6 @@ def alone(tmp_path_factory):
     alone.server.end()
 
 
-def small_picture() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "tan").save(file, "PNG")
-    return file.getvalue()
-
-
 def test_no_name_or_path_of_a_visitor_is_used(alone):
     for ending in ("png", "PNG", "..%2F..%2Fx", "a%00b", "toolong", "é", ""):
         before = set(alone.server.uploads())
@@ -144,7 +138,7 @@ def test_a_result_is_had_by_its_own_name_only_and_gone_with_its_page(alone):
     client.predict(alone.photograph(small_picture()), FACES, "demo", api_name="/read")
     live, results, *_ = client.predict(0, 8, "demo", "1", 1, 2, api_name="/search")
     assert "Seed 1 repeats" in live
-    link = re.search(r"result/[0-9a-f]{32}[.]png", results)[0]
+    link = re.search(r"result/[0-9a-f]{32}[.]png", results["value"])[0]
     answer = requests.get(alone.url + link)
     assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
     assert answer.headers["cache-control"] == "no-store"
@@ -161,7 +155,8 @@ def test_what_cannot_be_searched_is_one_sentence(alone):
         return client.predict(*asked, api_name="/search")[0]
 
     assert "choose a photograph first" in said(None, 8, "demo", "1", 1, 2)
-    assert "did not arrive" in client.predict("0" * 32, FACES, "demo", api_name="/read")[0]
+    refused = client.predict("0" * 32, FACES, "demo", api_name="/read")[0]["value"]
+    assert "did not arrive" in refused
     client.predict(alone.photograph(small_picture()), FACES, "demo", api_name="/read")
     assert "seed must be a whole number" in said(0, 8, "demo", "-1", 1, 2)
     assert "seed must be a whole number from 0 to 2^63" in said(0, 8, "demo", str(2**63), 1, 2)

@@ -283,6 +283,17 @@ def test_the_page_says_at_its_top_that_nobody_is_shown(tab):
     assert header.rect["y"] + header.rect["height"] < 300
 
 
+def test_the_page_has_its_width_before_there_is_a_result(tab, photographs):
+    (drop,) = tab.all(".drop")
+    before = drop.rect
+    small(tab, photographs)
+    tab.search(Faces=3, Steps=3)
+    tab.wait("live", DONE)
+    assert drop.rect == before
+    heights = {tab.field(label).rect["height"] for label in ("Seed", "Faces", "Steps")}
+    assert max(heights) - min(heights) <= 4
+
+
 def test_all_of_that_without_a_console_error_or_a_request_to_another_machine(chromium, served):
     """The last: the logs are of all tests of this file."""
     assert ERRORS + console_errors(chromium) == []
