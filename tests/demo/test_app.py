@@ -140,7 +140,7 @@ def test_a_result_is_had_by_its_own_name_only_and_gone_with_its_page(alone):
     assert "Seed 1 repeats" in live
     link = re.search(r"result/[0-9a-f]{32}[.]png", results["value"])[0]
     answer = requests.get(alone.url + link)
-    assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+    assert Image.open(io.BytesIO(answer.content)).size == (128, 128)
     assert answer.headers["cache-control"] == "no-store"
     assert requests.get(alone.url + f"result/{'0' * 32}.png").status_code == 404
     assert requests.get(alone.url + link.replace(".png", ".exe")).status_code == 404

@@ -86,7 +86,7 @@ def test_it_runs_in_a_checkout_and_in_an_empty_folder(where, checkout, tmp_path,
     work = folder / "pulse_notebook"
     assert (folder / "pulse" / "PULSE.py").exists() == (where == "empty")
     assert f"{work}" in text(outputs(notebook, "^WORK = "))
-    assert "demo: 64 pixels" in text(outputs(notebook, "^device = "))
+    assert "demo: 128 pixels" in text(outputs(notebook, "^device = "))
     assert "1024 pixels; LR: 16 pixels" in text(outputs(notebook, "^LR = "))
     assert picture(outputs(notebook, "^face.resize")[0]).size == (256, 256)
     (search,) = outputs(notebook, "^found = ")
