@@ -96,7 +96,7 @@ def test_a_notebook_runs_everything_and_outlives_an_interrupt(notebook, tmp_path
         assert "1 face made" in told and f"Pictures: {folder}" in told
         (result,) = (tmp_path / folder).rglob("face_0.png")
     assert (tmp_path / "here").exists() and (tmp_path / "face_hr.png").exists(), lines
-    assert "torch.Size([1, 3, 64, 64])" in lines
+    assert "torch.Size([1, 3, 128, 128])" in lines
     assert "run.py: stopped; what is finished is kept" in stopped and "130" in stopped
     assert "KeyboardInterrupt" in str(notebook.nb.cells[5].outputs) and not slept.strip("\n ")
     assert alive == "alive\n"
