@@ -216,7 +216,7 @@ def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_
         (["-processes", "0"], "processes must be a whole number of at least 1"),
         (["-batch_size", "0"], "batch_size must be"),
         (["-seed", "-1"], "seed must be"),
-        (["-only", "steps-51"], "-only steps-51 is unknown: use defaults, quick, "),
+        (["-only", "steps-51"], "-only steps-51 is unknown: use defaults, until-eps, "),
         (["-only", "gaussian-25"], "those of robustness need -hr_dir"),
         (["-generator", "nothing"], "or one of ffhq, demo, demo64"),
         (["-device", "abacus"], "'abacus'"),

@@ -1,6 +1,6 @@
 """Widen a generator, and give it twice the resolution, before it is trained on.
 
-    python -m training.grow -start demo -critic demo/critic64.pt -output_dir grown \\
+    python -m training.grow -start demo64 -critic demo/critic64.pt -output_dir grown \\
       -resolution 128 -fmap_base 2048 -fmap_max 256 -critic_base 4096 -critic_max 256
 
 Writes generator.pt and critic.pt for python -m training.train -start and -critic, with the same
@@ -187,10 +187,16 @@ class Growth:
 
     def grow_critic(self, state: dict[str, Tensor], critic: Discriminator, steps: int) -> None:
         """Fill `critic` from the state dict of the old generator's one; its new block learns to
-        give on what the old first layer made of the picture at its size.
+        give on what the old first layer made of the picture at its size. Raises: UserError.
         """
-        number = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+        numbers = (int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+        number = 1 + max(numbers, default=-1)
         new = len(critic.blocks) - number
+        if 2**new != self.scale:
+            raise UserError(
+                "-critic is the discriminator of another size than -start: give the one that was "
+                "trained beside it"
+            )
         new_ones = take_over(critic, renumbered(state, new), torch.Generator().manual_seed(1))
         critic.to(self.device).requires_grad_(False)
         old = EqualisedConv(12, len(state["from_rgb.weight"]), kernel=1)
@@ -212,7 +218,7 @@ class Growth:
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.flag("start", "demo or a one-file generator with its mapping network", "demo")
+    flags.flag("start", "demo, demo64 or a one-file generator with its mapping network", "demo64")
     flags.flag("critic", "the critic.pt beside it", type=Path)
     flags.flag("output_dir", "where generator.pt and critic.pt go", "grown", type=Path)
     flags.flag("resolution", "pixels a side, the generator's or twice as many", 128, type=int)

@@ -14,6 +14,7 @@ from cli.errors import is_mistake
 from cli.progress import tell
 from fast.cuda_graph import WARM_UP, Recorder, Step
 from fast.device import first_line
+from fast.memory import is_out_of_memory
 
 
 class Replay:
@@ -43,9 +44,11 @@ class Replay:
 
     def _record(self, step: Step) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]] | None:
         try:
-            return self.recorder.record(step, [self.random])
+            recorded, reason = self.recorder.record(step, [self.random]), "too little memory"
         except Exception as error:  # of whatever kind: CUDA's own, or a driver too old
-            if is_mistake(error):
+            if is_mistake(error) or is_out_of_memory(error):
                 raise
-            tell(f"steps are not replayed ({first_line(error)}): slower, and otherwise the same")
-            return None
+            recorded, reason = None, first_line(error)
+        if recorded is None:
+            tell(f"steps are not replayed ({reason}): slower, and otherwise the same")
+        return recorded

@@ -77,7 +77,7 @@ def search_share(generator: Path, val: Path, side: int, seed: int = 0) -> tuple[
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.flag("generator", "demo or a one-file generator with its mapping network", "demo")
+    flags.flag("generator", "demo, demo64 or a one-file generator with its mapping network", "demo")
     flags.flag("data", "folders of the training faces, for a, b and d", type=Path, nargs="+")
     flags.flag("val", "folder of faces that were not trained on, for c and d", type=Path)
     flags.flag("ffhq", "folder with photographs of FFHQ, ffhq_*, for e and f", type=Path)

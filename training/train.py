@@ -5,7 +5,7 @@ examples:
       trains for two hours, on CUDA where available
   python -m training.train -data faces -minutes 120
       the same again: goes on where it was, also after it was killed
-  python -m training.train -data faces -start demo -minutes 60 -output_dir more
+  python -m training.train -data faces -start demo64 -minutes 60 -output_dir more
       starts from the weights of a generator rather than from nothing
 
 In -output_dir: checkpoint.pt (everything, to go on from), log.csv (with score (b) of
@@ -80,7 +80,9 @@ def parser() -> Parser:
     flags.flag("save_minutes", "between checkpoints, with score and sample grid", 4.0, type=float)
     flags.flag("device", "auto, cuda, mps or cpu", "auto")
     flags.flag(
-        "start", "demo or a weight file to start from, where there is no checkpoint", type=Path
+        "start",
+        "demo, demo64 or a weight file to start from, where there is no checkpoint",
+        type=Path,
     )
     for name, what in (
         ("trained", "weights whose average it is"),

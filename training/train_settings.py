@@ -70,9 +70,13 @@ class TrainSettings:
             "mapping_layers",
             "critic_max",
             "r1_every",
+            "ada_images",
+            "ema_images",
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.fmap_base < size // 2:
+            raise UserError(f"fmap_base must be at least {size // 2}, not {self.fmap_base}")
         if self.critic_base < size // 2:
             raise UserError(f"critic_base must be at least {size // 2}, not {self.critic_base}")
         if self.batch_size < 1 or self.batch_size % (2 * GROUPS):

@@ -192,7 +192,8 @@ class Training:
     @torch.no_grad()
     def _average(self) -> None:
         # younger weights count more at the beginning, when all change fast
-        half_life = min(self.settings.ema_images, max(self.images / 2, 1))
+        seen = self.images_before + self.images
+        half_life = min(self.settings.ema_images, max(seen / 2, 1))
         keep = 0.5 ** (self.settings.batch_size / half_life)
         for name, network in self.averaged.items():
             present = list(self.networks[name].parameters())

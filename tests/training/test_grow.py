@@ -49,6 +49,14 @@ def test_what_is_no_multiple_is_refused():
         widened(torch.zeros(8, 8, 3, 3), torch.Size([12, 12, 3, 3]), "conv1.weight", None)
 
 
+def test_a_discriminator_of_another_size_is_refused():
+    source = Networks(*random_networks(16))
+    growth = Growth(source, G_synthesis(16, 3, 32, fmap_base=128, fmap_max=16), CPU, seed=0)
+    for size in (8, 32):
+        with pytest.raises(UserError, match="-critic is the discriminator of another size"):
+            growth.grow_critic(Discriminator(size, 128, 16).state_dict(), Discriminator(32), 1)
+
+
 def test_twice_the_resolution_learns_the_old_pictures_enlarged(tmp_path):
     source = one_file(tmp_path / "small.pt", resolution=16)
     torch.save(Discriminator(16, 128, 16).state_dict(), tmp_path / "critic.pt")

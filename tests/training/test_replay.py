@@ -18,7 +18,7 @@ class Recorder:
     """Of one step of each kind, where it may; counts what is asked of it."""
 
     def __init__(self, error: Exception | None):
-        self.error, self.asked = error, Counter()
+        self.error, self.asked, self.full = error, Counter(), False
 
     def aside(self, step):
         self.asked["aside"] += 1
@@ -28,6 +28,8 @@ class Recorder:
         self.asked["record"] += 1
         if self.error:
             raise self.error
+        if self.full:
+            return None
         figures = step()
         self.replay = lambda: [value.add_(1) for value in figures.values()]
         return self, figures
@@ -55,6 +57,13 @@ def test_steps_that_cannot_be_recorded_are_called(capsys):
     assert [made(0, figures(5))["loss"].item() for _ in range(6)] == [5] * 6
     assert made.recorder.asked == {"aside": 3, "record": 1}
     assert capsys.readouterr().out.count("steps are not replayed (no graphs here)") == 1
+
+
+def test_steps_for_whose_recording_memory_is_too_little_are_called(capsys):
+    made = replay()
+    made.recorder.full = True
+    assert [made(0, figures(5))["loss"].item() for _ in range(5)] == [5] * 5
+    assert "steps are not replayed (too little memory)" in capsys.readouterr().out
 
 
 def test_a_mistake_in_a_step_is_no_reason_to_call_it():

@@ -118,6 +118,10 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
     for name, reason in (("tall", "not square"), ("small", "16 pixels"), ("notes", "no picture")):
         assert any(name in line and reason in line for line in told.splitlines())
     assert "power of two" in refused("-data", faces, *SMALL, *out, "-resolution", 48)
+    assert "ema_images must be at least 1" in refused(
+        "-data", faces, *SMALL, *out, "-ema_images", 0
+    )
+    assert "fmap_base must be at" in refused("-data", faces, *SMALL, *out, "-fmap_base", 8)
     assert "multiple of 8" in refused("-data", faces, *SMALL, *out, "-batch_size", 6)
     assert "resolution 64, not 32" in refused("-data", faces, *SMALL, *out, "-start", DEMO64)
 

@@ -55,3 +55,16 @@ def test_a_training_may_go_on_with_another_learning_rate():
     later.load_state_dict(first.state_dict())
     assert later.optimisers["generator"].param_groups[0]["lr"] == 1e-3
     assert later.images == 8
+
+
+def test_the_average_that_a_training_starts_from_is_kept():
+    faces = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8)
+    training = Training(TrainSettings(search_weight=0, batch_size=8), faces, torch.device("cpu"))
+    networks = read_networks(DEMO64)
+    trained = read_networks(DEMO64)
+    with torch.no_grad():
+        trained.synthesis.torgb.bias.add_(1)
+    training.start_from(networks, trained)
+    training.step(train_generator=False)
+    moved = training.averaged["synthesis"].torgb.bias - networks.synthesis.torgb.bias
+    assert (moved > 0).all() and (moved < 0.01).all()  # 8 images of a half-life of 10,000
