@@ -3,6 +3,9 @@ apart by what is in a file, never by its name.
 
 To add one: a file with its `recognises` and `read`, and one line in READERS. What all of them need
 is in networks.py (from tensors to networks) and safe_loading.py (nothing in a file is ever run).
+
+A new family of networks is a file with the network, and its name in FAMILIES here, in
+networks.build_later_family and, for a fast form, in FORMS of fast/choose.py.
 """
 
 from __future__ import annotations
