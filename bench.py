@@ -56,13 +56,8 @@ from search_settings import PRECISIONS
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("steps", "stylegan2", "stylegan3", "start", "runs", "search", "faces", "profile")
-ON_REQUEST = (
-    "stylegan2",
-    "stylegan3",
-    "search",
-    "faces",
-    "profile",
-)  # measured only where they are named
+# measured only where they are named
+ON_REQUEST = ("stylegan2", "stylegan3", "search", "faces", "profile")
 
 
 # ------------------------------------------------------------ the parts of the table

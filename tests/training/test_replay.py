@@ -1,6 +1,7 @@
 """training/replay.py: steps that are recorded are those that are called."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ class Recorder:
 
     def record(self, step, random):
         self.asked["record"] += 1
+        self.random = random
         if self.error:
             raise self.error
         if self.full:
@@ -49,7 +51,27 @@ def test_each_kind_of_steps_is_called_thrice_then_recorded_and_replayed():
     made = replay()
     found = [made(kind, figures(10 * kind))["loss"] for kind in (0, 0, 0, 0, 1, 0, 1, 1, 1)]
     assert made.recorder.asked == {"aside": 6, "record": 2}
+    assert made.recorder.random == [made.random]  # else each replay would draw the same
     assert [value.item() for value in found] == [0, 0, 0, 1, 10, 2, 10, 10, 11]
+
+
+@pytest.mark.parametrize("search_weight", [0.0, 200.0])
+def test_steps_are_replayed_by_whether_r1_is_in_them_and_never_with_searches(search_weight):
+    faces = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    settings = replace(SETTINGS, search_weight=search_weight)
+    training, kinds = Training(settings, faces, torch.device("cpu")), []
+
+    def replayed(kind, step):
+        kinds.append(kind)
+        losses = step()
+        assert ("critic_r1" in losses) == (kind > 0)
+        return losses
+
+    training.replay = replayed
+    for train_generator in (False, True, True, True):
+        training.step(train_generator)
+    assert kinds == ([] if search_weight else [0, 2, 0])
+    assert training.images == 32
 
 
 def test_steps_that_cannot_be_recorded_are_called(capsys):
