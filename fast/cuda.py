@@ -1,4 +1,4 @@
-"""cuda_kernels.py as Kernels of synthesis.py: the compiled form on CUDA.
+"""cuda_kernels.py and cuda_backward.py as Kernels of synthesis.py: the compiled form on CUDA.
 
 Triton compiles a kernel at its first launch, in about a second, and keeps it in its own cache
 (~/.triton). Where it is missing or fails, or computes something else than PyTorch, the reason is
@@ -7,17 +7,47 @@ returned, and PyTorch's own operations are used.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
 
-from fast import cuda_kernels
+from fast import cuda_backward, cuda_kernels
 from fast.device import first_line
 from fast.kernel_check import first_wrong
 from fast.synthesis import PictureGrad, TorchKernels, channels_last
 
-TILE = 4096  # numbers that a program has in registers: 32 for each of its 128 threads
+TILE = 2048  # numbers that a program has in registers, of each thing: 16 for each of 128 threads
+SMALL_TILE = 1024  # the same where it has many things
 MOST_PROGRAMS = 1024  # along the pixels of a picture: so many partial sums are added up at once
+FEWEST_ROWS = 4  # of a program: a blur reads one more above and one below
+
+
+class Activation(NamedTuple):
+    """x = LeakyReLU(blur(y) + bias + weight·noise) as the kernels take it: y, and how to make x of
+    it. The noise must be the same in backward as in forward.
+    """
+
+    y: Tensor
+    bias: Tensor
+    weight: Tensor
+    noise: Tensor | None
+    blur: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.y.shape
+
+    @property
+    def arguments(self) -> tuple[Tensor | None, ...]:
+        """Of a kernel."""
+        return self[:4]
+
+    @property
+    def kind(self) -> dict[str, int | bool]:
+        """Which form of a kernel."""
+        return {"BLUR": int(self.blur), "NOISE": self.noise is not None}
 
 
 class TritonKernels(TorchKernels):
@@ -26,21 +56,17 @@ class TritonKernels(TorchKernels):
     formulation = "compiled"
 
     def leaky(self, y, bias, weight, noise, blur):
-        y = channels_last(y)
-        x = torch.empty_like(y) if blur else y
-        B, C, rows, width = y.shape
-        tile, programs, tiles = _division(rows * width, C)
-        means, squares = _empty(y, 2, B, programs, C)
         noise = None if noise is None else noise.contiguous()
-        arguments = (y, x, bias, weight, noise, means, squares, rows, width, C, tiles)
-        grid = (programs, _blocks(C, tile), B)
-        _launch(cuda_kernels.leaky, grid, *arguments, NOISE=noise is not None, BLUR=blur, **tile)
+        x = Activation(channels_last(y), bias, weight, noise, blur)
+        (B, C, rows, width), (grid, strip, tile) = y.shape, _strips(y)
+        programs = grid[0]
+        means, squares = _empty(y, 2, B, programs, C)
+        arguments = (*x.arguments, means, squares, rows, width, C, strip)
+        _launch(cuda_kernels.statistics, grid, *arguments, **x.kind, **tile)
         mean, variance = _empty(y, 2, B, C)
-        pixels, many = tiles * tile["PIXELS"], _power_of_two(programs)
-        arguments = (means, squares, mean, variance, rows * width, C, programs, pixels)
-        _launch(
-            cuda_kernels.moments, (triton.cdiv(C, 16), B), *arguments, PROGRAMS=many, CHANNELS=16
-        )
+        arguments = (means, squares, mean, variance, rows, width, C, strip, tile["PIXELS"])
+        many = {"PROGRAMS": _power_of_two(programs), "CHANNELS": 16}
+        _launch(cuda_kernels.moments, (triton.cdiv(C, 16), B), *arguments, programs, **many)
         return x, mean, variance
 
     def style(self, mean, variance, style):
@@ -51,52 +77,69 @@ class TritonKernels(TorchKernels):
         return rstd, a, b
 
     def affine(self, x, mean, a, b, overwrite):
-        out = x if overwrite else torch.empty_like(x)
-        B, C, P, tile, grid = _tiles(x)
-        _launch(cuda_kernels.affine, grid, x, out, mean, a, b, P, C, **tile)
+        out = x.y if overwrite and not x.blur else torch.empty_like(x.y)
+        grid, strip, tile = _strips(x)
+        y, *others = x.arguments
+        arguments = (y, out, *others, mean, a, b, *_sizes(x), strip)
+        _launch(cuda_kernels.affine, grid, *arguments, **x.kind, **tile)
         return out
 
     def picture(self, x, mean, a, b, weight, bias, overwrite):
-        B, C, P, tile, grid = _tiles(x)
-        out = torch.empty(B, 3, *x.shape[2:], device=x.device)
-        _launch(cuda_kernels.picture, (grid[0], B), x, out, mean, a, b, weight, bias, P, C, **tile)
+        if x.blur:
+            raise ValueError("a picture is made of a layer that does not blur, as the last one is")
+        B, C, rows, width = x.shape
+        tile = {"PIXELS": TILE // _channels(C), "CHANNELS": _channels(C)}
+        out = torch.empty(B, 3, rows, width, device=x.y.device)
+        y, *others = x.arguments
+        arguments = (y, out, *others, mean, a, b, weight, bias, rows * width, C)
+        grid = (triton.cdiv(rows * width, tile["PIXELS"]), B)
+        noise = x.noise is not None
+        _launch(cuda_kernels.picture, grid, *arguments, NOISE=noise, **tile)
         return out
 
     def picture_grad(self, grad, weight, dtype):
         return PictureGrad(grad.contiguous(), weight)
 
     def sums(self, g, x, mean):
-        B, C, rows, width = x.shape
-        tile, programs, tiles = _division(rows * width, C)
-        sums, (found,) = _empty(x, 2 * B, programs, C), _empty(x, 1, 2, B, C)
+        (B, C, *_), (grid, strip, tile) = x.shape, _strips(x)
+        programs = grid[0]
+        sums, (found,) = _empty(mean, 2 * B, programs, C), _empty(mean, 1, 2, B, C)
         given, kind = _parts(g)
-        arguments = (*given, x, mean, sums, rows * width, C, tiles)
-        _launch(cuda_kernels.sums, (programs, _blocks(C, tile), B), *arguments, **kind, **tile)
-        many = _power_of_two(programs)
+        arguments = (*given, *x.arguments, mean, sums, *_sizes(x), strip)
+        _launch(cuda_backward.sums, grid, *arguments, **x.kind, **kind, **tile)
+        many = {"PROGRAMS": _power_of_two(programs), "CHANNELS": 16}
         grid = (triton.cdiv(C, 16), 2 * B)
-        _launch(cuda_kernels.added, grid, sums, found, C, programs, PROGRAMS=many, CHANNELS=16)
+        _launch(cuda_backward.added, grid, sums, found, C, programs, **many)
         return found[0], found[1]
 
     def coefficients(self, of_g, of_product, a, rstd, pixels):
         B, C = a.shape
         (grad_style,), (p, q) = _empty(a, 1, B, 2 * C), _empty(a, 2, B, C)
         given = of_g, of_product, a, rstd, grad_style, p, q
-        _launch(cuda_kernels.coefficients, (triton.cdiv(C, 256), B), *given, C, pixels, BLOCK=256)
+        grid = (triton.cdiv(C, 256), B)
+        _launch(cuda_backward.coefficients, grid, *given, C, pixels, BLOCK=256)
         return grad_style, p, q
 
     def leaky_grad(self, g, x, mean, a, q, p, blur):
-        B, C, P, tile, grid = _tiles(x)
+        """`blur` only of an x that is blurred."""
         given, kind = _parts(g)
-        out = given[0] if not blur and not kind["OF_PICTURE"] else torch.empty_like(x)
-        arguments = (*given, x, out, mean, a, q, p, *x.shape[2:], C)
-        _launch(cuda_kernels.leaky_grad, grid, *arguments, BLUR=blur, **kind, **tile)
+        out = given[0] if not blur and not kind["OF_PICTURE"] else torch.empty_like(x.y)
+        kernel, kind = cuda_backward.leaky_grad, kind | x.kind
+        grid, strip, tile = _strips(x)
+        if blur:
+            if not kind.pop("BLUR"):
+                raise ValueError("only the gradient of an activation that is blurred is blurred")
+            kernel = cuda_backward.blurred_leaky_grad
+            grid, strip, tile = _strips(x, SMALL_TILE)
+        arguments = (*given, *x.arguments, out, mean, a, q, p, *_sizes(x), strip)
+        _launch(kernel, grid, *arguments, **kind, **tile)
         return out
 
     def blur(self, y):
         y = channels_last(y)
-        B, C, P, tile, grid = _tiles(y)
         out = torch.empty_like(y)
-        _launch(cuda_kernels.blur, grid, y, out, *y.shape[2:], C, **tile)
+        grid, strip, tile = _strips(y)
+        _launch(cuda_backward.blur, grid, y, out, *_sizes(y), strip, **tile)
         return out
 
 
@@ -104,33 +147,35 @@ def _power_of_two(n: int) -> int:
     return max(triton.next_power_of_2(n), 1)
 
 
-def _tile(C: int) -> dict[str, int]:
-    """PIXELS and CHANNELS of a tile: neighbours in memory first."""
-    channels = min(max(_power_of_two(C), 16), 64)
-    return {"PIXELS": TILE // channels, "CHANNELS": channels}
+def _channels(C: int) -> int:
+    """CHANNELS of a program: neighbours in memory first."""
+    return min(max(_power_of_two(C), 16), 64)
 
 
-def _blocks(C: int, tile: dict[str, int]) -> int:
-    return triton.cdiv(C, tile["CHANNELS"])
+def _sizes(x: Tensor | Activation) -> tuple[int, int, int]:
+    """rows, width and C, as the kernels take them."""
+    _, C, rows, width = x.shape
+    return rows, width, C
 
 
-def _tiles(x: Tensor) -> tuple[int, int, int, dict[str, int], tuple[int, int, int]]:
-    """B, C, P of pictures, the tile, and a program for each tile."""
+def _strips(
+    x: Tensor | Activation, tile: int = TILE
+) -> tuple[tuple[int, int, int], int, dict[str, int]]:
+    """The grid of programs, at most MOST_PROGRAMS for a picture and some of its channels; the rows
+    of each; its columns and channels. It does not depend on the number of pictures, nor does what a
+    sum is added up of.
+    """
     B, C, rows, width = x.shape
-    tile = _tile(C)
-    grid = (triton.cdiv(rows * width, tile["PIXELS"]), _blocks(C, tile), B)
-    return B, C, rows * width, tile, grid
-
-
-def _division(P: int, C: int) -> tuple[dict[str, int], int, int]:
-    """The tile, at most MOST_PROGRAMS programs along P pixels, and how many tiles each takes."""
-    tile = _tile(C)
-    tiles = triton.cdiv(triton.cdiv(P, tile["PIXELS"]), MOST_PROGRAMS)
-    return tile, triton.cdiv(P, tile["PIXELS"] * tiles), tiles
+    channels = _channels(C)
+    pixels = min(_power_of_two(width), tile // channels)
+    across = triton.cdiv(width, pixels)
+    strip = max(triton.cdiv(rows, max(MOST_PROGRAMS // across, 1)), FEWEST_ROWS)
+    grid = (across * triton.cdiv(rows, strip), triton.cdiv(C, channels), B)
+    return grid, strip, {"PIXELS": pixels, "CHANNELS": channels}
 
 
 def _parts(g: Tensor | PictureGrad) -> tuple[tuple[Tensor, Tensor | None], dict[str, bool]]:
-    """The arguments g and weight of the kernels, and which of their two forms that is."""
+    """The arguments g and to_rgb of the kernels, and which of their two forms that is."""
     of_picture = isinstance(g, PictureGrad)
     return (g.grad, g.weight) if of_picture else (channels_last(g), None), {
         "OF_PICTURE": of_picture

@@ -60,22 +60,29 @@ def _answers(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random).to(device)
 
-    x, y = (channels_last(normal(1, channels, 8, 8)).to(like).to(dtype) for _ in range(2))
+    y, g = (channels_last(normal(1, channels, 8, 8)).to(like).to(dtype) for _ in range(2))
     mean, a, b, c = normal(4, 1, channels)
     noise, grad = normal(1, 1, 8, 8), normal(1, 3, 8, 8)
     weight, bias = normal(3, channels), normal(3)
     style, variance = normal(1, 2 * channels), mean.square()
-    of_picture = kernels.picture_grad(grad, weight, dtype)
+    x, *moments = kernels.leaky(y.clone(), a[0], b[0], noise, blur)
+    last = x if not blur else kernels.leaky(y.clone(), a[0], b[0], noise, False)[0]
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+
+    def gradients() -> list:  # again, since they may be overwritten
+        return [g.clone(), kernels.picture_grad(grad, weight, dtype)]
+
     return {
-        "leaky": kernels.leaky(y.clone(), a[0], b[0], noise, blur),
+        "leaky": (kernels.affine(x, zero, one, zero, overwrite=False), *moments),
         "style": kernels.style(mean, variance, style),
         "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
-        "picture": (kernels.picture(x, mean, a, b, weight, bias, overwrite=False),),
-        "sums": kernels.sums(y, x, mean) + kernels.sums(of_picture, x, mean),
+        "picture": (kernels.picture(last, mean, a, b, weight, bias, overwrite=False),),
+        "sums": sum((kernels.sums(each, x, mean) for each in gradients()), ()),
         "coefficients": kernels.coefficients(a, b, c, mean, 64),
-        "leaky_grad": (
-            kernels.leaky_grad(y.clone(), x, mean, a, b, c, blur),
-            kernels.leaky_grad(of_picture, x, mean, a, b, c, blur),
+        "leaky_grad": tuple(
+            kernels.leaky_grad(each, x, mean, a, b, c, blurred)
+            for blurred in ([False, True] if blur else [False])
+            for each in gradients()
         ),
         "blur": (kernels.blur(y),),
     }

@@ -53,7 +53,8 @@ class Kernels(Protocol):
         self, y: Tensor, bias: Tensor, weight: Tensor, noise: Tensor | None, blur: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x = LeakyReLU(blur(y) + bias + weight·noise), its mean and biased variance over the
-        pixels. May overwrite y; noise is (B, 1, r, r) or None.
+        pixels. May overwrite y; noise is (B, 1, r, r) or None. x may have any form, with a `shape`,
+        in which the other functions of the same kernels take it.
         """
 
     def style(self, mean: Tensor, variance: Tensor, style: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ import count_kernels
 import pytest
 from fake_device import UNAVAILABLE
 
-from fast import cuda_kernels
+from fast import cuda_backward, cuda_kernels
 
 HERE = Path(__file__).parent
 
@@ -22,7 +22,7 @@ def interpreted() -> dict:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["interpreted"] == "InterpretedFunction"
+    assert found["interpreted"] == ["InterpretedFunction"] * 2
     return found
 
 
@@ -41,20 +41,22 @@ def test_kernels_with_a_fault_are_refused_by_name(interpreted):
     assert interpreted["planted"] == ["leaky_grad", "sums", None]
 
 
+@pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_every_kernel_compiles_for_a_gpu(capability, tmp_path, monkeypatch):
+def test_every_kernel_compiles_for_a_gpu(capability, flag, tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
     from triton.runtime.jit import JITFunction
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    flags = {name: True for name in ("NOISE", "BLUR", "OF_PICTURE")}
-    sizes = {"PIXELS": 64, "CHANNELS": 64, "PROGRAMS": 64, "BLOCK": 256}
-    numbers = {"rows", "width", "C", "P", "tiles", "programs", "pixels"}
+    flags = {"NOISE": flag, "BLUR": int(flag), "OF_PICTURE": flag}
+    sizes = {"PIXELS": 16, "CHANNELS": 64, "PROGRAMS": 64, "BLOCK": 256}
+    numbers = {"rows", "width", "C", "P", "strip", "columns", "programs"}
     pixels = {"y", "x", "g", "out"}
-    kernels = {name: each for name, each in vars(cuda_kernels).items() if name[0] != "_"}
+    both = vars(cuda_kernels) | vars(cuda_backward)
+    kernels = {name: each for name, each in both.items() if name[0] != "_"}
     kernels = {name: each for name, each in kernels.items() if isinstance(each, JITFunction)}
-    assert len(kernels) == 10
+    assert len(kernels) == 11
     for name, kernel in kernels.items():
         constants, types = {}, {}
         for each in kernel.arg_names:
