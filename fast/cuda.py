@@ -54,6 +54,7 @@ class TritonKernels(TorchKernels):
     """The Kernels of synthesis.py, on the GPU on which the pictures are."""
 
     formulation = "compiled"
+    folds_range = True
 
     def leaky(self, y, bias, weight, noise, blur):
         noise = None if noise is None else noise.contiguous()

@@ -38,10 +38,12 @@ class Kernels(Protocol):
     """What is between two convolutions. All pictures (B, C, r, r) are channels last; mean,
     variance, a, b, p, q and sums are (B, C), in float32 or more, bias and weight (C,).
 
-    `formulation` is "eager" or "compiled", as records of results have it.
+    `formulation` is "eager" or "compiled", as records of results have it; `folds_range`, whether
+    `picture` makes pictures in [0, 1] when it is given another weight and bias.
     """
 
     formulation: str
+    folds_range: bool
 
     def batch_size(self, B: int) -> int:
         """How many pictures are best computed where B are asked for: B or more."""
@@ -121,6 +123,7 @@ class TorchKernels:
     """Kernels in PyTorch's own operations: for any device, in any precision of the pictures."""
 
     formulation = "eager"
+    folds_range = False  # which rounds otherwise than in a further pass
     functions = ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur")
 
     def batch_size(self, B):
@@ -254,8 +257,9 @@ class FastSynthesis:
                     self.layers.append(Layer(up, up.bias, block.epi1, dtype))
                     self.layers.append(Layer(conv, conv.bias, block.epi2, dtype))
             torgb = synthesis.torgb
-            self.rgb_weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
-            self.rgb_bias = torgb.bias.clone()
+            weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
+            self.rgb = weight, torgb.bias.clone()
+            self.rgb_in_unit_range = weight * 0.5, torgb.bias * 0.5 + 0.5
 
     @property
     def formulation(self) -> str:
@@ -264,6 +268,15 @@ class FastSynthesis:
 
     def __call__(self, w: Tensor, noise: list[Tensor]) -> Tensor:
         """w (B, L, d), noise: L tensors (B, 1, r_i, r_i) → picture (B, 3, S, S), contiguous."""
+        return self._drawn(w, noise, self.rgb)
+
+    def in_unit_range(self, w: Tensor, noise: list[Tensor]) -> Tensor:
+        """(picture + 1)/2, by kernels that fold it into the last 1×1 convolution for nothing."""
+        if not self.kernels.folds_range:
+            return self(w, noise).mul(0.5).add_(0.5)
+        return self._drawn(w, noise, self.rgb_in_unit_range)
+
+    def _drawn(self, w: Tensor, noise: list[Tensor], rgb: tuple[Tensor, Tensor]) -> Tensor:
         B = len(w)
         if padding := self.kernels.batch_size(B) - B:
             w = torch.cat([w, w[-1:].expand(padding, -1, -1)])
@@ -273,15 +286,19 @@ class FastSynthesis:
             for row, layer in zip(w.unbind(1), self.layers, strict=True)
         ]
         with convolutions_in(self.precision, self.device):
-            picture = _Synthesis.apply(self, torch.is_grad_enabled(), *styles, *noise)
+            picture = _Synthesis.apply(self, rgb, torch.is_grad_enabled(), *styles, *noise)
         return picture[:B] if padding else picture
 
 
 class _Synthesis(torch.autograd.Function):
-    """Styles and noise → picture, with the backward pass of the module docstring."""
+    """Styles and noise → picture, with the backward pass of the module docstring. rgb: the last
+    convolution's weight (3, C) and bias.
+    """
 
     @staticmethod
-    def forward(ctx, fast: FastSynthesis, keep: bool, *styles_and_noise: Tensor) -> Tensor:
+    def forward(
+        ctx, fast: FastSynthesis, rgb: tuple[Tensor, Tensor], keep: bool, *styles_and_noise: Tensor
+    ) -> Tensor:
         L = len(fast.layers)
         styles, noise = styles_and_noise[:L], styles_and_noise[L:]
         B = len(styles[0])
@@ -300,27 +317,27 @@ class _Synthesis(torch.autograd.Function):
                 activations.append(x)
                 statistics.append((mean, rstd, a))
             if layer is fast.layers[-1]:
-                weight, bias = fast.rgb_weight, fast.rgb_bias
-                x = fast.kernels.picture(x, mean, a, s1, weight, bias, overwrite=not keep)
+                x = fast.kernels.picture(x, mean, a, s1, *rgb, overwrite=not keep)
             else:
                 x = fast.kernels.affine(x, mean, a, s1, overwrite=not keep)
-        ctx.fast, ctx.activations, ctx.statistics = fast, activations, statistics
+        ctx.fast, ctx.rgb_weight = fast, rgb[0]
+        ctx.activations, ctx.statistics = activations, statistics
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         with convolutions_in(ctx.fast.precision, ctx.fast.device):
-            return None, None, *_Synthesis._gradients(ctx, grad)
+            return None, None, None, *_Synthesis._gradients(ctx, grad)
 
     @staticmethod
     def _gradients(ctx, grad: Tensor) -> list[Tensor | None]:
         """For the styles and the noise maps of all layers."""
         fast = ctx.fast
         L = len(fast.layers)
-        needed = ctx.needs_input_grad[2 + L :]
+        needed = ctx.needs_input_grad[3 + L :]
         grad_styles, grad_noise = [None] * L, [None] * L
-        g = fast.kernels.picture_grad(grad, fast.rgb_weight, fast.dtype)
+        g = fast.kernels.picture_grad(grad, ctx.rgb_weight, fast.dtype)
         for i in range(L - 1, -1, -1):
             layer, x = fast.layers[i], ctx.activations.pop()
             mean, rstd, a = ctx.statistics.pop()

@@ -74,7 +74,11 @@ def draw(
     """HR = (G(w, noise) + 1)/2, (B, 3, S, S), not clamped; of w (B, L, d), L = `num_layers`, or
     (B, 1, d) for all layers, and noise maps (B, 1, r, r).
     """
-    return synthesize(w.expand(-1, num_layers, -1), noise).mul(0.5).add_(0.5)
+    w = w.expand(-1, num_layers, -1)
+    in_unit_range = getattr(synthesize, "in_unit_range", None)  # of a fast form
+    if in_unit_range is not None:
+        return in_unit_range(w, noise)
+    return synthesize(w, noise).mul(0.5).add_(0.5)
 
 
 @torch.no_grad()

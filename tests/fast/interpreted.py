@@ -20,7 +20,16 @@ from fast.kernel_check import first_wrong  # noqa: E402
 from fast.synthesis import FastSynthesis, TorchKernels, channels_last  # noqa: E402
 
 
-def agreement(kernels, resolution: int, batch: int, precision: str, **changes) -> float:
+def of_w_in_unit_range(fast, w, noise, cotangent) -> list[torch.Tensor]:
+    """(picture + 1)/2, and the gradient for w alone, on whose way back blurs are one kernel."""
+    w = w.clone().requires_grad_()
+    picture = fast.in_unit_range(w, noise)
+    return [picture.detach(), *torch.autograd.grad((picture * cotangent).sum(), [w])]
+
+
+def agreement(
+    kernels, resolution: int, batch: int, precision: str, of=picture_and_gradients, **changes
+) -> float:
     """The largest relative difference, of picture and gradients, to PyTorch in float32."""
     torch.manual_seed(0)
     network, _ = random_networks(resolution, **changes)
@@ -28,14 +37,16 @@ def agreement(kernels, resolution: int, batch: int, precision: str, **changes) -
     w = torch.randn(batch, network.num_layers, 16)
     noise = [torch.randn(batch, 1, r, r) for r in network.layer_sizes]
     given = w, noise, torch.randn(batch, 3, resolution, resolution)
-    expected = picture_and_gradients(FastSynthesis(network, TorchKernels()), *given)
-    found = picture_and_gradients(FastSynthesis(network, kernels, precision), *given)
+    expected, found = (
+        of(FastSynthesis(network, *each), *given)
+        for each in ((TorchKernels(),), (kernels, precision))
+    )
     assert all(each.dtype == torch.float32 for each in found)
     return max(relative(*pair) for pair in zip(found, expected, strict=True))
 
 
 def many_tiles() -> float:
-    """Sums over more tiles than there are programs, the last one not full, numbers far from 0."""
+    """Pictures of several programs along and down, the last ones not full, numbers far from 0."""
     kernels, torch_kernels = cuda.TritonKernels(), TorchKernels()
     y = channels_last(torch.randn(2, 20, 37, 41)) + 100
     none = torch.zeros(20)
@@ -44,6 +55,21 @@ def many_tiles() -> float:
     g, mean = y - 100, found[1]
     sums = kernels.sums(g, found[0], mean), torch_kernels.sums(g.double(), expected[0], mean)
     pairs = [*zip(found[1:], expected[1:], strict=True), *zip(*sums, strict=True)]
+    given = mean, *torch.randn(4, 2, 20)
+
+    def others(kernels, x, dtype) -> list[torch.Tensor]:
+        mean, a, b, q, p = (each.to(dtype) for each in given)
+        gradients = [
+            kernels.leaky_grad(g.to(dtype, copy=True), x, mean, a, q, p, blur)
+            for blur in (False, True)
+        ]
+        return [kernels.affine(x, mean, a, b, overwrite=False), *gradients]
+
+    pairs += zip(
+        others(kernels, found[0], torch.float32),
+        others(torch_kernels, expected[0], torch.float64),
+        strict=True,
+    )
     return max(relative(one.double(), other.double()) for one, other in pairs)
 
 
@@ -61,12 +87,13 @@ def planted(fault: str) -> str | None:
     return first_wrong(Faulty(), torch.float32)
 
 
-cuda.MOST_PROGRAMS = 4
+cuda.MOST_PROGRAMS, cuda.TILE, cuda.SMALL_TILE = 4, 512, 256
 found = {
     "wrong": [first_wrong(cuda.TritonKernels(), d) for d in (torch.float32, torch.bfloat16)],
     "many tiles": many_tiles(),
     "float32": agreement(cuda.TritonKernels(), 32, 3, "float32"),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
+    "in [0, 1]": agreement(cuda.TritonKernels(), 16, 2, "float32", of=of_w_in_unit_range),
     "bfloat16": agreement(cuda.TritonKernels(), 16, 1, "bfloat16"),
     "eager bfloat16": agreement(TorchKernels(), 16, 1, "bfloat16"),
     "planted": [planted("leaky_grad"), planted("sums"), planted("")],

@@ -33,6 +33,7 @@ def test_the_kernels_compute_what_pytorch_does(interpreted):
 
 def test_pictures_and_gradients_are_those_of_pytorchs_operations(interpreted):
     assert interpreted["float32"] < 1e-4 and interpreted["wide"] < 1e-4
+    assert interpreted["in [0, 1]"] < 1e-4
     # They round what they store only, PyTorch's operations every number between.
     assert interpreted["bfloat16"] < interpreted["eager bfloat16"]
 
@@ -78,4 +79,4 @@ def test_a_step_launches_few_kernels_and_moves_little_memory():
         count_kernels.of_a_step(form, "float32", 1024) for form in count_kernels.FORMS
     )
     assert eager.launches > 600 and eager.bytes > 9e9
-    assert compiled.launches < 450 and compiled.bytes < 3.7e9
+    assert compiled.launches < 450 and compiled.bytes < 3.3e9
