@@ -8,7 +8,9 @@ from __future__ import annotations
 import datetime
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from evaluation.ablation import DEFAULTS, Experiment
 from evaluation.options import StudyOptions
 from evaluation.results import PictureFolder, Problems
 from evaluation.scripts import Script, run_scripts
+from fast.device import choose_device
 from imaging.pictures import pictures_in
 from PULSE import PULSE
 from safe_files import atomic_write, require_folder_writable
@@ -40,20 +43,32 @@ def check_folders(options: StudyOptions) -> None:
     require_folder_writable(options.output_dir, "-output_dir")
 
 
+def device_of_searches(name: str) -> str:
+    """The device of that name, as `choose_device` tries it. Raises: UserError.
+
+    Tried on a GPU by a process of its own: what tries it holds some hundred megabytes there until
+    it ends, and this process lasts as long as all searches.
+    """
+    if name == "cpu" or not torch.cuda.is_available():
+        return str(choose_device(name))
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:
+        return str(other.submit(choose_device, name).result())
+
+
 def choose(options: StudyOptions) -> tuple[StudyOptions, list[Experiment]]:
     """The options with the device and the number of processes that are used, and what is to be run.
 
     Raises: UserError where the generator cannot be had, or for a name that no experiment has.
     """
+    device = device_of_searches(options.device)
     # Loaded here once, so that what is wrong with it is reported once, and a download made once.
     model = PULSE(
         options.generator,
-        options.device,
+        "cpu",
         options.cache_dir,
         progress=not options.quiet,
         label=options.label,
     )
-    device = str(model.generator.mean.device)
     processes = options.processes or (os.cpu_count() or 1 if device == "cpu" else 1)
     known = ablation.experiments(len(model.generator.noise_sizes), options.hr_dir is not None)
     names = [experiment.name for experiment in known]

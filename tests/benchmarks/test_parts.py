@@ -9,7 +9,7 @@ import torch
 from conftest import one_file
 
 import bench
-from benchmarks import hardware, search_quality, search_times, step_profile
+from benchmarks import hardware, search_quality, search_times, step_profile, step_time
 from benchmarks.step_time import random_stylegan2
 from generators import fit as fits
 from generators.load import load_generator, save_generator
@@ -64,6 +64,53 @@ def test_seconds_are_the_median_of_nine_after_two():
     seconds = hardware.seconds_of(lambda: calls.append(0), torch.device("cpu"))
     assert len(calls) == 11 and 0 <= seconds < 1
     assert hardware.processor().strip()
+
+
+def test_a_device_is_waited_for_by_its_number(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.append(device))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    for name in ("cuda:1", "mps", "cpu"):
+        hardware.wait_for_device(torch.device(name))
+    assert waited == [torch.device("cuda:1"), "mps"]
+
+
+def searches_by_call(monkeypatch, module) -> list[tuple]:
+    """(`compile`, number of pictures) of every search that `module` has a PULSE begin, as run.py
+    does, so that on CUDA its steps are replayed. The model is on the CPU, whatever is asked for.
+    """
+    begun = []
+
+    class OnCPU(PULSE):
+        def __init__(self, file, device_name, cache_dir, compile, precision):
+            super().__init__(file, "cpu", cache_dir, "off", "float32")
+            self.asked = compile
+
+        def __call__(self, ref_im, **given):
+            begun.append((self.asked, ref_im.shape[0] if ref_im.ndim == 4 else 1))
+            return super().__call__(ref_im, **given)
+
+    monkeypatch.setattr(module, "PULSE", OnCPU)
+    return begun
+
+
+def test_what_is_timed_is_the_search_of_run_with_replayed_steps(tmp_path, monkeypatch):
+    file = one_file(tmp_path / "g.pt", 64)
+    begun = searches_by_call(monkeypatch, step_time)
+    for form in ("plain", "eager", "compiled"):
+        row = step_time.Row(form, "float32", 2)
+        found = step_time.time_row(row, file, "cuda", 1, tmp_path)
+        assert len(found["seconds"]) == 1
+    assert begun == 2 * [("auto", 1)] + 2 * [("on", 1)]
+
+
+def test_what_is_compared_is_the_search_of_run_with_replayed_steps(tmp_path, monkeypatch, capsys):
+    file = one_file(tmp_path / "g.pt")
+    begun = searches_by_call(monkeypatch, search_quality)
+    pictures = torch.full((2, 3, 4, 4), 0.5)
+    forms = search_quality.forms_for(torch.device("cuda"))
+    search_quality.compare(file, torch.device("cuda"), tmp_path, pictures, 3)
+    assert begun == 2 * (len(forms) - 1) * [("auto", 1)]
 
 
 def test_the_parts_of_a_step_add_up_to_it(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import align_face
@@ -26,6 +27,28 @@ def chosen(tmp_path, monkeypatch):
     )
     experiments = ablation.experiments(18, robustness=True)
     return study.Study(options, experiments, PictureFolder(Path("lr"), "-input_dir"))
+
+
+def test_the_process_that_starts_the_searches_opens_no_context_on_their_gpu(
+    tiny, tmp_path, monkeypatch
+):
+    """Some hundred megabytes, as long as the study lasts: the device is tried by another process,
+    which on a machine without a GPU finds none.
+    """
+    opened = []
+
+    def open_context():
+        opened.append(1)
+        raise RuntimeError("a stand-in has no GPU")
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "_lazy_init", open_context)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    initialised = torch.cuda.is_initialized()
+    options = StudyOptions(generator=str(tiny), cache_dir=tmp_path, quiet=True)
+    found = study.choose(options)[0]
+    assert found.device == "cpu" or found.device.startswith("cuda:")
+    assert not opened and torch.cuda.is_initialized() == initialised
 
 
 def test_scripts_have_flags_that_their_commands_take(chosen, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fast.choose import FastForms, choose_threads
 from fast.precision import choose_precision
+from generators.stylegan2 import StyleGAN2Synthesis
 from stylegan import G_synthesis
 
 
@@ -27,6 +28,43 @@ def test_auto_compiles_where_it_pays_whatever_the_number_of_pictures(cache):
     assert FastForms(large, cache, "auto", None).choose(5).formulation == "eager"
     assert FastForms(large, cache, "off", None).choose(100).formulation == "eager"
     assert FastForms(small, cache, "on", None).choose(1).formulation == "compiled"
+
+
+def as_on_cuda(network, cache: Path, index: int = 0, compile: str = "auto") -> FastForms:
+    """The forms of a network that lies on the CPU, chosen as if it were on a GPU."""
+    forms = FastForms(network.requires_grad_(False), cache, compile, "float32")
+    forms.device = torch.device("cuda", index)
+    return forms
+
+
+def test_auto_compiles_nothing_on_cuda_and_all_searches_have_one_recorder(cache, monkeypatch):
+    forms = as_on_cuda(random_networks(1024, fmap_base=2048, fmap_max=8)[0], cache)
+    compiled = []
+    monkeypatch.setattr(forms, "_compile", lambda: compiled.append(1) or (None, "a stand-in"))
+    for steps in (1, 100, 100_000):
+        for like in (None, "eager", "compiled"):  # one of an earlier search, which render follows
+            assert forms.choose(steps, like).formulation == "eager"
+    assert not compiled
+    assert forms.recorder(100) is not None and forms.recorder(100) is forms.recorder(400)
+    assert forms.recorder(3) is None  # as many as warm up
+
+
+@pytest.mark.parametrize("family", ["stylegan1", "stylegan2"])
+def test_kernels_are_compiled_and_tried_on_the_gpu_of_the_search(cache, monkeypatch, family):
+    pytest.importorskip("triton")
+    tried = []
+
+    def load(*given):
+        tried.extend(each for each in given if isinstance(each, torch.device))
+        return None, "a stand-in"
+
+    monkeypatch.setattr("fast.cuda.load", load)
+    monkeypatch.setattr("fast.inductor.load", load)
+    network = random_networks(16)[0]
+    if family == "stylegan2":
+        network = StyleGAN2Synthesis(16, 16, (8, 8, 8))
+    as_on_cuda(network, cache, index=3, compile="on").choose(100)
+    assert tried == [torch.device("cuda", 3)]
 
 
 def environment(tmp_path: Path, **changes) -> dict:

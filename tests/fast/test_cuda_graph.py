@@ -3,7 +3,9 @@ CPU, where the same steps run, and who gets a recording with a stand-in for one;
 tested in test_on_cuda.py.
 """
 
+import contextlib
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -290,6 +292,79 @@ def test_memory_that_runs_out_while_recording_is_the_batchs_fault(generator, cap
     with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
         ends(search)
     assert not caplog.messages
+
+
+# ------------------------------------------------------------ torch.cuda, by stand-ins
+
+
+class Stream:
+    """Has no work to wait for."""
+
+    def wait_stream(self, other):
+        pass
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda without a device: `current` is the present stream, `modes` are those in which
+    graphs were recorded; the end of a recording raises `error`, if there is one.
+    """
+    state = SimpleNamespace(current=Stream(), modes=[], error=None)
+
+    class Inside:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            self.before, state.current = state.current, self.stream
+
+        def __exit__(self, *error):
+            state.current = self.before
+
+    class Graph:
+        def capture_begin(self, *pool, capture_error_mode="global", **more):
+            state.modes.append(capture_error_mode)
+
+        def capture_end(self):
+            if state.error is not None:
+                raise state.error
+
+    stand_ins = {
+        "CUDAGraph": Graph,
+        "Stream": Stream,
+        "stream": Inside,
+        "current_stream": lambda: state.current,
+        "device": lambda device: contextlib.nullcontext(),
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+        "memory_reserved": lambda: 0,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(Recorder, "_has_room", lambda self: True)
+    return state
+
+
+@pytest.mark.parametrize("broken", ["", "the step", "the end of the recording"])
+def test_a_step_is_recorded_beside_other_threads_and_no_stream_is_left_current(cuda, broken):
+    present, streams = cuda.current, []
+
+    def step():
+        streams.append(cuda.current)
+        if broken == "the step" and len(streams) == 3:
+            raise RuntimeError(broken)
+        return {}
+
+    if broken == "the end of the recording":
+        cuda.error = RuntimeError(broken)
+    recorder = Recorder(torch.device("cuda", 0))
+    for _ in range(2):
+        recorder.aside(step)
+    with pytest.raises(RuntimeError, match=broken) if broken else contextlib.nullcontext():
+        recorder.record(step)
+    assert cuda.modes == ["thread_local"]  # the thread that writes results may copy from the device
+    assert len(streams) == 3 and len(set(streams)) == 1 and present not in streams
+    assert cuda.current is present
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

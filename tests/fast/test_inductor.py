@@ -182,6 +182,22 @@ def test_a_shape_that_cannot_be_compiled_is_computed_all_the_same_with_one_line(
     torch._dynamo.reset()
 
 
+def test_an_error_without_a_word_on_the_given_device_is_named_by_its_kind(tmp_path, monkeypatch):
+    devices = set()
+
+    def failing(function, **options):
+        def call(*arguments):
+            devices.update(each.device.type for each in arguments)
+            raise RuntimeError("")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    found = inductor.load(tmp_path, torch.device("meta"))
+    assert found == (None, "torch.compile failed: RuntimeError")
+    assert devices == {"meta"}
+
+
 def test_real_code_is_compiled_and_computes_what_pytorch_does(tmp_path):
     kernels, reason = inductor.load(tmp_path, torch.device("cpu"))
     assert kernels is not None, reason

@@ -1,10 +1,13 @@
 """tf32 is a matter of one search's convolutions: not of the process, nor of matrix products."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import random_networks
 
 from fast import precision as precisions
+from fast.choose import FastForms
 from fast.precision import choose_precision, convolutions_in, matrix_products_in
 from fast.synthesis import FastSynthesis, TorchKernels
 
@@ -52,6 +55,21 @@ def test_a_caller_may_have_used_either_switch_of_pytorch(monkeypatch):
     finally:
         torch.backends.cudnn.allow_tf32 = True
         conv.fp32_precision = before
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "tf32", "bfloat16"])
+def test_a_model_on_cuda_leaves_the_switches_of_the_process_alone(monkeypatch, tmp_path, precision):
+    class OnCUDA(torch.nn.Module):
+        family = "stylegan1"
+
+        def parameters(self, recurse=True):
+            yield SimpleNamespace(device=CUDA)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    before = switches()
+    forms = FastForms(OnCUDA(), tmp_path, "off", precision)
+    assert forms.device == CUDA and forms.precision == (precision or "tf32")
+    assert switches() == before
 
 
 def test_two_searches_of_one_process_keep_their_own_precision(monkeypatch):

@@ -7,13 +7,19 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, command
 from forked_runs import HANG, arguments, face
 
 from cli.errors import UserError
+from fast import device as devices
+from runner import folder
 from runner.distributed import launched
+from runner.options import RunOptions
+from search_settings import Settings
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 NAMES = (*WHOLE, "LOCAL_RANK")
@@ -42,6 +48,32 @@ def test_without_a_launcher_there_is_one_process(variables, values):
 def test_a_launchers_variables_are_rank_and_size(variables):
     variables(**WHOLE, LOCAL_RANK="1")
     assert launched() == (1, 2)
+
+
+def test_a_process_makes_its_gpu_current_before_anything_is_loaded(
+    variables, monkeypatch, tmp_path
+):
+    class Loaded(Exception):
+        pass
+
+    def load(generator, device, *more, **others):
+        done.append(("loaded on", str(device)))
+        raise Loaded
+
+    done: list[tuple] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: done.append(("current", str(device)))
+    )
+    monkeypatch.setattr(devices, "run_kernel", lambda device: done.append(("tried", str(device))))
+    monkeypatch.setattr(folder, "PULSE", load)
+    variables(**WHOLE, LOCAL_RANK="2")
+    process = SimpleNamespace(rank=1, size=2)
+    run = folder.Run(RunOptions(output_dir=tmp_path), Settings(), [], process)
+    with pytest.raises(Loaded):
+        run.load()
+    assert done == [("tried", "cuda:2"), ("current", "cuda:2"), ("loaded on", "cuda:2")]
 
 
 BAD = [
