@@ -181,8 +181,9 @@ def cached_fit(
 def _inverse_curvature(gradients: Tensor) -> Tensor:
     device, g = gradients.device, gradients.cpu().double()  # there is no float64 on MPS
     curvature = torch.einsum("nli,nlj->lij", g, g) / len(g)
-    identity = torch.eye(g.shape[2], dtype=g.dtype)
-    return torch.linalg.inv(curvature + PIXEL_VARIANCE * identity).float().to(device)
+    hessians = curvature + PIXEL_VARIANCE * torch.eye(g.shape[2], dtype=g.dtype)
+    # One by one: after torch.set_num_threads(2), MKL never returns from a batch of this size.
+    return torch.stack([torch.linalg.inv(each) for each in hessians]).float().to(device)
 
 
 def _downscaled(pictures: Tensor, side: int) -> Tensor:

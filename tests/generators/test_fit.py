@@ -1,10 +1,12 @@
 """What the search knows of a generator beforehand: of a linear one it is known what it must be."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import one_file
+from conftest import ROOT, one_file
 
 from bicubic import BicubicDownSample
 from cli.errors import UserError
@@ -75,12 +77,26 @@ def test_the_curvature_is_inverted_once_not_for_every_search(monkeypatch):
     generator = linear()
     fit = fit_generator(generator, generator.synthesize, S, progress=False)
     inverted, inv = [], torch.linalg.inv
-    monkeypatch.setattr(torch.linalg, "inv", lambda x: inverted.append(len(x)) or inv(x))
+    monkeypatch.setattr(torch.linalg, "inv", lambda x: inverted.append(x.shape) or inv(x))
     gradients = [torch.ones(2, L, D), torch.ones(2, 1, S, S)]
     first, again = (fit.preconditioner(L, [0])(gradients) for _ in range(2))
-    assert inverted == [L] and torch.equal(first[0], again[0])
+    assert inverted == [(D, D)] * L and torch.equal(first[0], again[0])
     fit.preconditioner(1, [])
-    assert inverted == [L, 1]
+    assert inverted == [(D, D)] * (L + 1)
+
+
+def test_curvatures_are_inverted_in_the_threads_that_a_run_sets():
+    """In a process of its own: where MKL hangs, only that one does."""
+    code = """if True:
+        import torch
+        from generators.fit import _inverse_curvature
+        torch.set_num_threads(2)
+        g = torch.randn(600, 10, 512, generator=torch.Generator().manual_seed(0))
+        inverse = _inverse_curvature(g).double()
+        curvature = torch.einsum("nli,nlj->lij", g, g).double() / 600 + 2e-3 * torch.eye(512)
+        assert (inverse @ curvature - torch.eye(512)).abs().max() < 1e-2
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def few(monkeypatch):
