@@ -30,7 +30,7 @@ from fast.choose import FastForms
 from fast.cuda_graph import Recorder
 from fast.device import choose_device
 from generators.fit import Fit, cached_fit
-from generators.latents import Latent, draw, read_latent, redraw, starting_point
+from generators.latents import Latent, draw, gathered, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
 from loss import LossBuilder
 from search_settings import OPTIMISERS, Settings, lr_multiplier, require_seed
@@ -65,7 +65,7 @@ class Search:
     step changes are tensors, in place, its own number and the learning rate among them: so that on
     CUDA steps can be recorded and replayed (by `recorder`), and the device is never waited for,
     but to ask every few steps, with until "eps", whether all pictures are found. fit: needed for
-    the start "regression"; "lbfgs" is preconditioned by it.
+    a start by regression; "lbfgs" is preconditioned by it.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class Search:
         v = torch.cat([v for v, _ in starts]).to(device)
         maps = zip(*(noise for _, noise in starts), strict=True)
         self.noise = [torch.cat(each).to(device) for each in maps]  # each (B, 1, r, r)
-        if settings.start == "regression":
+        if settings.start.startswith("gathered"):
+            v = gathered(generator, v)
+        if settings.start.endswith("regression"):
             v = fit.start(generator, synthesize, ref_im, v, self.noise)
         rows = 1 if settings.tile_latent else generator.num_layers
         self.v = v.expand(-1, rows, -1).clone().requires_grad_()  # (B, L or 1, d)
@@ -330,7 +332,7 @@ class PULSE:
         """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
         the first use of a generator, which takes as long as about ten searches, and cached.
         """
-        if settings.start != "regression" and settings.opt_name != "lbfgs":
+        if not settings.start.endswith("regression") and settings.opt_name != "lbfgs":
             return None
         form = self.fast_form(settings.steps)
         threads = torch.get_num_threads() if self.device.type == "cpu" else 0

@@ -35,7 +35,8 @@ OPTIMISERS = {
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")
 LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")  # what lr_multiplier computes
-STARTS = ("free", "tied", "regression")  # where v begins: generators/latents.py, fit.py
+# Where v begins: generators/latents.py and fit.py.
+STARTS = ("free", "tied", "gathered", "regression", "gathered+regression")
 UNTIL = ("steps", "eps")
 SEARCHES = {  # the named searches: the defaults of the settings in which they differ
     "paper": {
@@ -45,14 +46,18 @@ SEARCHES = {  # the named searches: the defaults of the settings in which they d
         "opt_name": "adam",
         "learning_rate": 0.4,
         "lr_schedule": "linear1cycledrop",
+        "until": "steps",
+        "polish": 0.0,
     },
     "quick": {
         "loss_str": "100*L2+0.01*GEOCROSS",
         "geocross_within": 0.1,
-        "start": "regression",
+        "start": "gathered+regression",
         "opt_name": "lbfgs",
         "learning_rate": 1.0,
         "lr_schedule": "fixed",
+        "until": "eps",
+        "polish": 0.2,
     },
 }
 # Settings that early records and latent files lack, as they were before there was a choice.
@@ -140,7 +145,7 @@ class Settings:
     search: str = setting(
         "paper",
         "paper, the published one, or quick, which finds more faces in as many steps: it sets the "
-        "defaults of six of the settings below",
+        "defaults of eight of the settings below",
         choices=tuple(SEARCHES),
     )
     loss_str: str | None = by_search(
@@ -185,8 +190,10 @@ class Settings:
     )
     start: str | None = by_search(
         "start",
-        "free (a latent for each layer), tied (one for all layers, which then go their ways) or "
-        "regression (one, corrected by what a linear fit to this generator's pictures says)",
+        "free (a latent for each layer), tied (one for all layers, which then go their ways), "
+        "gathered (one for each layer, pulled together by GEOCROSS alone before the first step) or "
+        "regression and gathered+regression (tied or gathered, and corrected by what a linear fit "
+        "to this generator's pictures says)",
         choices=STARTS,
     )
     opt_name: str | None = by_search(
@@ -201,15 +208,16 @@ class Settings:
     steps: int = setting(
         100, "iterates that are judged; more come closer, the schedule stretches over them"
     )
-    until: str = setting(
-        "steps",
+    until: str | None = by_search(
+        "until",
         "steps, or eps: a search ends at its first iterate within eps, a batch when all are",
         choices=UNTIL,
     )
-    polish: float = setting(
-        0.0,
-        "with -until eps: the share of the steps for which a search goes on from there, to become "
-        "more natural",
+    polish: float | None = by_search(
+        "polish",
+        "with -until eps: the share of the steps for which a search goes on from there, so that "
+        "GEOCROSS falls",
+        float,
     )
     lr_schedule: str | None = by_search(
         "lr_schedule",

@@ -51,7 +51,8 @@ def time_searches(
             for name, model in models.items():
                 wait_for_device(device)
                 start = time.perf_counter(), time.process_time()
-                for _ in model(LR, seed=max(seed, 0), settings=Settings(search=name, steps=steps)):
+                settings = Settings(search=name, steps=steps, until="steps")
+                for _ in model(LR, seed=max(seed, 0), settings=settings):
                     wait_for_device(device)
                 if seed >= 0:
                     figures[name]["seconds"].append(time.perf_counter() - start[0])

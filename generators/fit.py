@@ -68,7 +68,9 @@ class Fit:
         v: Tensor,
         noise: list[Tensor],
     ) -> Tensor:
-        """v (B, 1, d), of a seed, corrected for its LR (B, 3, h, h); its norm stays."""
+        """v (B, L or 1, d), of a seed, every layer's corrected for its LR (B, 3, h, h); the norms
+        stay.
+        """
         radius = row_norm(v)
         LR = _downscaled(LR, self.side)
         for _ in range(CORRECTIONS):

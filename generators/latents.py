@@ -24,14 +24,17 @@ import torch
 from torch import Tensor
 
 from cli.errors import UserError, is_mistake
+from loss import geocross
 from safe_files import atomic_write
-from search_settings import ADDED, Settings, require_seed
+from search_settings import ADDED, OPTIMISERS, SEARCHES, Settings, lr_multiplier, require_seed
+from SphericalOptimizer import SphericalOptimizer
 
 if TYPE_CHECKING:
     from generators.load import Generator
 
 FORMAT = "pulse-latent-1"
 MAX_BYTES = 256 << 20  # unpacked; every map of a generator of 2048 pixels would have 45 MB
+GATHERING = 50  # steps of gathered(), after which GEOCROSS is about 0.1
 LEFT_OUT = ("curve", "attempts", "seconds")  # of a record: long, or different at every run
 
 
@@ -53,7 +56,7 @@ def starting_point(
     device; a zeroed layer draws nothing.
     """
     random = torch.Generator().manual_seed(seed)
-    one = settings.tile_latent or settings.start != "free"
+    one = settings.tile_latent or settings.start in ("tied", "regression")
     rows = 1 if one else generator.num_layers
     v = torch.randn(1, rows, generator.dlatent_size, generator=random)
     noise = []
@@ -63,6 +66,31 @@ def starting_point(
         drawn = torch.zeros(shape) if role == "zero" else torch.randn(shape, generator=random)
         noise.append(drawn)
     return v, noise
+
+
+def gathered(generator: Generator, v: Tensor) -> Tensor:
+    """v (B, L, d), one latent for each layer, after GEOCROSS alone has pulled those of a picture
+    together, each on its sphere: with the published optimiser, rate and schedule, but without a
+    picture being drawn. Of one row, v itself.
+
+    The published search does the same in its first steps. GEOCROSS is an angle between the w of two
+    layers as seen from 0: it falls also as they move away from 0 side by side, by a third here.
+    """
+    if v.shape[1] == 1:
+        return v
+    paper, adam = SEARCHES["paper"], OPTIMISERS["adam"]
+    v = v.clone().requires_grad_()
+    rate = torch.tensor(0.0, device=v.device)
+    options = {**adam.options, **(adam.on_cuda if v.device.type == "cuda" else {})}
+    optimiser = SphericalOptimizer(torch.optim.Adam, [v], lr=rate, **options)
+    for step in range(GATHERING):
+        multiple = lr_multiplier(paper["lr_schedule"], step, GATHERING)
+        rate.fill_(paper["learning_rate"] * multiple)
+        optimiser.zero_grad()
+        with torch.enable_grad():
+            geocross(generator.w_of(v)).sum().backward()
+        optimiser.step()
+    return v.detach()
 
 
 def draw(

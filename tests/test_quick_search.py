@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import one_file
 
-from loss import LossBuilder
+from loss import LossBuilder, geocross
 from PULSE import PULSE
 from search_settings import ADDED, SEARCHES, Settings
+from SphericalOptimizer import row_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +55,7 @@ def test_a_named_search_sets_defaults_and_nothing_that_was_given():
     quick = Settings(search="quick")
     assert {name: getattr(quick, name) for name in SEARCHES["quick"]} == SEARCHES["quick"]
     given = Settings(search="quick", opt_name="adam", learning_rate=0.4)
-    assert (given.opt_name, given.learning_rate, given.start) == ("adam", 0.4, "regression")
+    assert (given.opt_name, given.learning_rate, given.start) == ("adam", 0.4, "gathered+regression")
     assert SEARCHES["quick"].keys() == SEARCHES["paper"].keys()
 
 
@@ -92,6 +93,38 @@ def test_a_tied_start_is_one_latent_whose_layers_go_their_ways(model):
     assert (search.v == search.v[:, :1]).all() and not torch.equal(search.v[0], search.v[1])
     finish(search)
     assert not (search.v == search.v[:, :1]).all()
+
+
+def test_a_gathered_start_is_a_latent_for_each_layer_that_geocross_has_pulled_together(model):
+    LR = lr_pictures(2)
+    starts = {
+        start: model(LR, seed=[3, 4], steps=1, start=start).v.detach()
+        for start in ("free", "gathered")
+    }
+    w = {start: model.generator.w_of(v) for start, v in starts.items()}
+    free, found = geocross(w["free"]), geocross(w["gathered"])
+    assert (found < 0.1 * free).all() and (found > 0).all()
+    assert torch.allclose(row_norm(starts["gathered"]), row_norm(starts["free"]))
+    assert geocross(w["gathered"][:, 0][None]) > 20  # two seeds are two people still
+    assert w["gathered"].norm(dim=2).mean() > 1.1 * w["free"].norm(dim=2).mean()
+    (alone,) = model(LR[1], seed=4, steps=1, start="gathered").v
+    assert (alone - starts["gathered"][1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("start", ["tied", "gathered"])
+def test_regression_brings_a_start_closer_to_its_lr(model, start):
+    LR = drawn(model, [9, 10, 11, 12])
+    corrected = start + "+regression" if start == "gathered" else "regression"
+    l2 = [finish(model(LR, seed=0, steps=1, start=each))[1].mean() for each in (start, corrected)]
+    assert l2[1] < 0.95 * l2[0]
+
+
+def test_of_one_latent_for_all_layers_there_is_nothing_to_gather(model):
+    searches = [
+        model(lr_pictures(1), seed=3, steps=1, start=start, tile_latent=True)
+        for start in ("tied", "gathered")
+    ]
+    assert torch.equal(*(search.v for search in searches))
 
 
 def test_the_quick_search_comes_closer_in_as_many_steps(model):
@@ -135,7 +168,7 @@ def test_a_search_ends_at_its_first_iterate_within_eps_and_the_share_to_polish(
 ):
     options = {"steps": 40, "search": search, "eps": EASY}
     for i, LR in enumerate(drawn(model, [9, 10])):
-        _, l2, total = finish(model(LR, seed=i, **options))
+        _, l2, total = finish(model(LR, seed=i, until="steps", **options))
         first = int((l2[:, 0] <= EASY).nonzero()[0])
         last = first + int(40 * polish)
         assert first > 0 and last < 39

@@ -32,7 +32,8 @@ def test_the_record_names_the_search_and_all_that_it_sets(here, tmp_path):
 @pytest.mark.parametrize("search", SEARCHES)
 def test_until_eps_the_record_has_the_steps_that_were_taken(here, tmp_path, search):
     faces(tmp_path / "input", 4)
-    assert here("-search", search, "-eps", 0.09, "-until", "eps", "-steps", 30).status == 0
+    ends = ("-until", "eps", "-polish", 0, "-steps", 30)
+    assert here("-search", search, "-eps", 0.09, *ends).status == 0
     ended = 0
     for i in range(4):
         record = record_of(tmp_path / "runs", f"{i:02}")
