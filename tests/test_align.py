@@ -304,6 +304,7 @@ def test_a_name_cannot_command_the_terminal_nor_crash_a_narrow_one(tmp_path):
     assert refused.startswith(r"red\x1b[31m\n\u5199.png: it is empty")
 
 
+@pytest.mark.timed
 def test_help_answers_at_once_and_shows_examples(tmp_path):
     start = time.monotonic()
     done = run_align_face(tmp_path, "-h")
