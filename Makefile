@@ -24,8 +24,11 @@ app: .venv/app-installed
 bench: .venv/installed
 	$(BIN)/python bench.py
 
+# Two files of tests at a time, each with one thread; then the tests that must end within seconds.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not timed"
+	$(BIN)/python -m pytest -m timed
 
 # The lower bounds of requirements.txt hold: quick tests with the lowest version of each of them.
 lowest: .venv-lowest/installed

@@ -4,8 +4,10 @@ processes.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli.command import run_command
 from generators.formats import FORMAT
 from imaging.face_crop import installed_landmark_model
 from stylegan import G_mapping, G_synthesis
@@ -104,6 +107,39 @@ def command(script: str, *args, cwd: Path, timeout: float = 300, env=None):
         stdin=subprocess.DEVNULL,
         env=env,
     )
+
+
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """`called("convert.py", "-h", cwd=tmp_path)`: as `command`, in this process, which saves the
+    seconds of imports. What a process of its own says and how it ends, some test must see as well.
+    """
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    threads = torch.get_num_threads()
+
+    def call(script: str, *args, cwd: Path) -> subprocess.CompletedProcess:
+        main = importlib.import_module(script.removesuffix(".py")).main
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            run_command(main)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return subprocess.CompletedProcess(sys.argv, left.value.code, said.out, said.err)
+
+    yield call
+    torch.set_num_threads(threads)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def c_cache(tmp_path_factory) -> Path:
+    """Where C files are compiled to, once for all tests, also of several processes of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 needs_proc = pytest.mark.skipif(

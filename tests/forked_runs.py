@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.chdir(order["cwd"])
+        os.environ.update(order["variables"])
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
             os.dup2(descriptor, target)
@@ -152,7 +154,9 @@ class Process:
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
-    """`start(args, cwd)` begins a run of run.py as a process of its own: a Process."""
+    """`start(args, cwd)` begins a run of run.py as a process of its own: a Process. `variables`
+    are of its environment; what PyTorch read when it was imported they do not change.
+    """
     logs = tmp_path_factory.mktemp("logs")
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER],
@@ -167,15 +171,25 @@ def start(tmp_path_factory):
         server.stdin.flush()
         return int(server.stdout.readline())
 
-    def begin(args, cwd: Path, largest_file: int = 0) -> Process:
+    def begin(args, cwd: Path, largest_file: int = 0, **variables: str) -> Process:
         log = logs / f"{len(list(logs.iterdir()))}.txt"
         log.touch()
         order = {"args": list(map(str, args)), "cwd": str(cwd), "log": str(log)}
-        return Process(ask, log, ask({**order, "largest_file": largest_file}))
+        order |= {"largest_file": largest_file, "variables": variables}
+        return Process(ask, log, ask(order))
 
     yield begin
     server.stdin.close()
     server.wait(HANG)
+
+
+def started_together(start, args, cwd: Path) -> list[Process]:
+    """Two processes of run.py with the variables that a launcher gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start(args, cwd, RANK=f"{i}", LOCAL_RANK=f"{i}", **together) for i in range(2)]
 
 
 @pytest.fixture(scope="session")

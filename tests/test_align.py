@@ -42,11 +42,18 @@ def run_align_face(folder: Path, *flags: str, **environment: str) -> subprocess.
     )
 
 
+@pytest.fixture
+def aligned_here(called, tmp_path):
+    """`aligned_here("-output_size", "64")`: as `run_align_face(tmp_path, …)`, in this process."""
+
+    return lambda *flags: called("align_face.py", *flags, cwd=tmp_path)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
+def test_a_photograph_becomes_a_marked_face_without_exif(aligned_here, tmp_path, astronaut):
     (tmp_path / "input").mkdir()
     exif = Image.Exif()
     exif[0x0110] = "Secret camera"
@@ -72,26 +79,26 @@ def test_a_photograph_becomes_a_marked_face_without_exif(tmp_path, astronaut):
 
     # Photographs and faces in one folder: the oldest way of working, again and again.
     before = path.stat().st_mtime_ns
-    again = run_align_face(tmp_path)
+    again = aligned_here()
     assert again.returncode == 0, again.stderr
     assert "1 photograph skipped" in again.stdout and "1 picture skipped" in again.stdout
     assert path.stat().st_mtime_ns == before
 
-    assert run_align_face(tmp_path, "-overwrite").returncode == 0
+    assert aligned_here("-overwrite").returncode == 0
     assert path.stat().st_mtime_ns != before
-    larger = run_align_face(tmp_path, "-output_size", "64")
+    larger = aligned_here("-output_size", "64")
     assert larger.returncode == 0 and "64x64" in larger.stdout
     with Image.open(path) as face:
         assert face.size == (64, 64)
 
 
-def test_every_face_is_cut_out_from_left_to_right(tmp_path, astronaut):
+def test_every_face_is_cut_out_from_left_to_right(aligned_here, tmp_path, astronaut):
     two = Image.new("RGB", (1024, 400))
     two.paste(astronaut, (0, 0))
     two.paste(astronaut.convert("L"), (512, 0))
     (tmp_path / "realpics").mkdir()
     two.save(tmp_path / "realpics" / "two.png")
-    done = run_align_face(tmp_path, "-output_size", "0")  # realpics is read where it exists
+    done = aligned_here("-output_size", "0")  # realpics is read where it exists
     assert done.returncode == 0, done.stderr
     assert "2 faces from 1 photograph" in done.stdout and "Next" not in done.stdout
     assert names(tmp_path / "input") == ["faces.csv", "two_0.png", "two_1.png"]
@@ -106,12 +113,14 @@ def test_every_face_is_cut_out_from_left_to_right(tmp_path, astronaut):
 
     # With the right half gone, the second face must not stay behind for run.py to find.
     astronaut.save(tmp_path / "realpics" / "two.png")
-    assert run_align_face(tmp_path, "-output_size", "0").returncode == 0
+    assert aligned_here("-output_size", "0").returncode == 0
     assert names(tmp_path / "input") == ["faces.csv", "two_0.png"]
     assert (tmp_path / "input" / "faces.csv").read_text().count("two.png") == 1
 
 
-def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(tmp_path, astronaut):
+def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(
+    aligned_here, tmp_path, astronaut
+):
     photos = tmp_path / "photos"
     photos.mkdir()
     astronaut.save(photos / "good.png")
@@ -122,7 +131,7 @@ def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(tmp_
     Image.new("RGB", (1, 1)).save(photos / "dot.png")
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     (photos / "empty.png").touch()
-    done = run_align_face(tmp_path, "-input_dir", "photos", "--output_dir", "faces")
+    done = aligned_here("-input_dir", "photos", "--output_dir", "faces")
     assert done.returncode == 1
     assert names(tmp_path / "faces") == ["faces.csv", "good_0.png"]
     told = dict(line.split(": ", 1) for line in done.stderr.splitlines())
@@ -137,16 +146,16 @@ def test_refused_photographs_are_named_with_the_reason_and_the_rest_is_done(tmp_
     assert "Next: python run.py -input_dir faces" in done.stdout
 
 
-def test_faces_can_be_chosen_and_a_photograph_on_its_side_has_its_face(tmp_path):
+def test_faces_can_be_chosen_and_a_photograph_on_its_side_has_its_face(aligned_here, tmp_path):
     portrait = pytest.importorskip("skimage.data").astronaut()  # with the badge that is face 0
     (tmp_path / "input").mkdir()
     Image.fromarray(portrait).save(tmp_path / "input" / "nasa.png")
-    done = run_align_face(tmp_path, "-output_dir", "all")
+    done = aligned_here("-output_dir", "all")
     assert "nasa.png: 2 faces; 0: score 0.1" in done.stderr
     side = Image.fromarray(portrait[:400]).transpose(Image.Transpose.ROTATE_90)
     side.save(tmp_path / "input" / "side.png")
     flags = ("-output_dir", "one", "-output_size", "64")
-    done = run_align_face(tmp_path, "-faces", "largest", "-min_size", "60", *flags)
+    done = aligned_here("-faces", "largest", "-min_size", "60", *flags)
     assert done.returncode == 0 and "2 faces from 2 photographs" in done.stdout
     assert "nasa.png: 1 face of 2; 0: score 1." in done.stderr
     assert re.search(r"side.png: 1 face; 0: .*, turned by 90 degrees", done.stderr)
@@ -158,34 +167,34 @@ def test_faces_can_be_chosen_and_a_photograph_on_its_side_has_its_face(tmp_path)
     with open(tmp_path / "one" / "faces.csv", encoding="utf-8-sig", newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert (rows["nasa_0.png"]["found"], rows["side_0.png"]["turned"]) == ("2", "90")
-    again = run_align_face(tmp_path, "-faces", "1", "-min_size", "60", *flags)
+    again = aligned_here("-faces", "1", "-min_size", "60", *flags)
     assert "2 photographs skipped" in again.stdout and again.stderr == ""
     (tmp_path / "one" / "faces.csv").write_text("somebody's")
-    done = run_align_face(tmp_path, "-output_dir", "one", "-overwrite")
+    done = aligned_here("-output_dir", "one", "-overwrite")
     assert done.returncode == 2 and "is not align_face.py's" in done.stderr
 
 
-def test_a_file_that_is_not_a_face_of_the_photograph_is_never_written_over(tmp_path):
+def test_a_file_that_is_not_a_face_of_the_photograph_is_never_written_over(aligned_here, tmp_path):
     (tmp_path / "input").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "input" / "me.jpg")
     other = tmp_path / "input" / "me_0.png"
     Image.new("RGB", (64, 64), "grey").save(other)
     before = other.read_bytes()
-    done = run_align_face(tmp_path, "-overwrite", "-mode", "resize")
+    done = aligned_here("-overwrite", "-mode", "resize")
     assert done.returncode == 1 and "me.jpg: " in done.stderr
     assert "move or rename" in done.stderr
     assert other.read_bytes() == before
     write_png(other, Image.new("RGB", (32, 32)), {ALIGNED_FROM: "another.jpg"})
     before = other.read_bytes()
-    assert run_align_face(tmp_path, "-mode", "resize").returncode == 1
+    assert aligned_here("-mode", "resize").returncode == 1
     assert other.read_bytes() == before
 
 
-def test_upscale_finds_a_face_that_is_too_small(tmp_path, astronaut):
+def test_upscale_finds_a_face_that_is_too_small(aligned_here, tmp_path, astronaut):
     (tmp_path / "input").mkdir()
     astronaut.resize((128, 100), Image.Resampling.LANCZOS).save(tmp_path / "input" / "small.png")
-    assert run_align_face(tmp_path).returncode == 1
-    assert run_align_face(tmp_path, "-upscale", "2.5").returncode == 0
+    assert aligned_here().returncode == 1
+    assert aligned_here("-upscale", "2.5").returncode == 0
     assert "small_0.png" in names(tmp_path / "input")
     with pytest.raises(UserError, match="smaller factor"):
         enlarged(astronaut, 1000)
@@ -213,7 +222,7 @@ def test_mode_resize_needs_no_detector(tmp_path):
     assert len(searching.stderr.splitlines()) == 1
 
 
-def test_what_can_be_checked_is_checked_before_anything_begins(tmp_path):
+def test_what_can_be_checked_is_checked_before_anything_begins(aligned_here, tmp_path):
     (tmp_path / "input").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "input" / "a.png")
     (tmp_path / "empty").mkdir()
@@ -240,7 +249,7 @@ def test_what_can_be_checked_is_checked_before_anything_begins(tmp_path):
         (["-output_dir", "file/below"], "file"),
         (["-nonsense"], "-nonsense"),
     ]:
-        done = run_align_face(tmp_path, *flags)
+        done = aligned_here(*flags)
         assert done.returncode == 2, flags
         lines = done.stderr.splitlines()
         assert len(lines) == 1 and word in lines[0] and done.stdout == "", (flags, done.stderr)
@@ -265,15 +274,15 @@ def test_a_landmark_model_that_cannot_be_had_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr and names(tmp_path / "input") == ["a.png"]
 
 
-def test_a_name_that_is_no_text_is_aligned_and_recognised(tmp_path):
+def test_a_name_that_is_no_text_is_aligned_and_recognised(aligned_here, tmp_path):
     (tmp_path / "input").mkdir()
     photo = tmp_path / "input" / os.fsdecode(b"caf\xe9.png")
     try:
         Image.new("RGB", (64, 64)).save(photo)
     except OSError:
         pytest.skip("this file system wants names to be text")
-    assert run_align_face(tmp_path, "-mode", "resize").returncode == 0
-    again = run_align_face(tmp_path, "-mode", "resize")
+    assert aligned_here("-mode", "resize").returncode == 0
+    again = aligned_here("-mode", "resize")
     assert again.returncode == 0 and "1 photograph skipped" in again.stdout
     assert list(aligned_sources(list_pictures(tmp_path / "input")[0])) == [photo.name]
 
@@ -295,6 +304,7 @@ def test_a_name_cannot_command_the_terminal_nor_crash_a_narrow_one(tmp_path):
     assert refused.startswith(r"red\x1b[31m\n\u5199.png: it is empty")
 
 
+@pytest.mark.timed
 def test_help_answers_at_once_and_shows_examples(tmp_path):
     start = time.monotonic()
     done = run_align_face(tmp_path, "-h")

@@ -64,9 +64,9 @@ def test_of_a_file_of_several_labels_one_is_described_and_written(tmp_path, caps
 
 
 @pytest.mark.parametrize("args", [["nothing.pt", "-info"], ["broken.pt", "-o", "x.pt"], ["a.pt"]])
-def test_what_cannot_be_converted_is_one_line(tmp_path, args):
+def test_what_cannot_be_converted_is_one_line(called, tmp_path, args):
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 nothing")
-    done = command("convert.py", *args, cwd=tmp_path)
+    done = called("convert.py", *args, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("convert.py: error: ")
     assert not (tmp_path / "x.pt").exists()
@@ -82,7 +82,7 @@ def test_a_file_that_reads_back_as_another_is_no_success(tmp_path, monkeypatch):
         convert.main()
 
 
-def test_what_is_missing_or_cannot_be_written_is_named(tmp_path):
+def test_what_is_missing_or_cannot_be_written_is_named(called, tmp_path):
     one_file(tmp_path / "bare.pt", mapping=None, gaussian_fit=None)
     one_file(tmp_path / "no_prior.pt", d=4, gaussian_fit=None)
     (tmp_path / "file").touch()
@@ -91,7 +91,7 @@ def test_what_is_missing_or_cannot_be_written_is_named(tmp_path):
         (["demo64", "-o", "file/x.pt"], "file/x.pt cannot be written"),
         (["no_prior.pt", "-o", "x.pt", "-cache_dir", "file"], "-cache_dir file cannot be written"),
     ):
-        done = command("convert.py", *args, cwd=tmp_path)
+        done = called("convert.py", *args, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert words in done.stderr
         assert not (tmp_path / "x.pt").exists()
@@ -117,9 +117,9 @@ except SystemExit:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_converted_to_one_file_and_back(tmp_path, family):
+def test_every_family_is_converted_to_one_file_and_back(called, tmp_path, family):
     path = generator_file(tmp_path, family, 16)
-    done = command("convert.py", path, "-o", "again.pt", cwd=tmp_path)
+    done = called("convert.py", path, "-o", "again.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "read back: the same generator" in done.stdout
     first, again = (load_generator(each, tmp_path) for each in (path, tmp_path / "again.pt"))
@@ -130,13 +130,13 @@ def test_every_family_is_converted_to_one_file_and_back(tmp_path, family):
     assert content["config"].get("family") == (family if new else None)
 
 
-def test_one_label_of_a_file_is_converted(tmp_path):
+def test_one_label_of_a_file_is_converted(called, tmp_path):
     path = GOLDEN / "sg2_tiny_conditional_nhwc.pkl"
-    done = command("convert.py", path, "-info", cwd=tmp_path)
+    done = called("convert.py", path, "-info", cwd=tmp_path)
     assert done.returncode == 0 and "labels: 3" in done.stdout
-    done = command("convert.py", path, "-o", "x.pt", cwd=tmp_path)
+    done = called("convert.py", path, "-o", "x.pt", cwd=tmp_path)
     assert done.returncode == 2 and "3 labels: choose one" in done.stderr
-    done = command("convert.py", path, "-o", "x.pt", "-label", 1, cwd=tmp_path)
+    done = called("convert.py", path, "-o", "x.pt", "-label", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = load_generator(tmp_path / "x.pt", tmp_path)
     assert written.about["label"] == "1, of 3" and written.mapping is not None

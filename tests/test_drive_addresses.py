@@ -7,6 +7,7 @@ from loopback import CONTENT, Handler, closed_port_url, parts, reason, serve, we
 import drive
 from drive import open_url
 
+pytestmark = pytest.mark.timed  # half a second of silence ends a download
 server, cache = loopback.server, loopback.cache
 short_waits_and_no_proxies = loopback.short_waits_and_no_proxies
 

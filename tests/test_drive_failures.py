@@ -25,6 +25,7 @@ import drive
 from cli.errors import UserError
 from drive import RemoteFile, Source, open_url
 
+pytestmark = pytest.mark.timed  # half a second of silence ends a download
 server, cache = loopback.server, loopback.cache
 short_waits_and_no_proxies = loopback.short_waits_and_no_proxies
 

@@ -79,10 +79,10 @@ def call(tiny, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_the_figures_are_those_of_evaluate_on_the_same_folder(measured, name):
+def test_the_figures_are_those_of_evaluate_on_the_same_folder(measured, called, name):
     lr = f"experiments/lr/{name}" if name == "gaussian-25" else "lr"
     args = [f"experiments/{name}", "-input_dir", lr, "-clean", "lr", "-json", f"{name}.json"]
-    done = command("evaluate.py", *args, cwd=measured.folder)
+    done = called("evaluate.py", *args, cwd=measured.folder)
     assert done.returncode == 0, done.stderr
     table = json.loads((measured.folder / f"{name}.json").read_text())["table"]
     records, files = table[0], table[1]

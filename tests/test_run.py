@@ -63,6 +63,7 @@ def made(folder) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
 
 
+@pytest.mark.timed
 def test_help_is_quick_and_shows_defaults_and_two_examples():
     started = time.monotonic()
     done = subprocess.run(

@@ -76,6 +76,7 @@ def holder(tmp_path):
         holder.kill()
 
 
+@pytest.mark.timed
 def test_a_lock_that_another_process_holds_ends_in_the_callers_sentence_at_once(holder, tmp_path):
     start = time.monotonic()
     with pytest.raises(UserError, match="^taken$"), hold_lock(tmp_path / "lock", "taken"):

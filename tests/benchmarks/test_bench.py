@@ -9,31 +9,33 @@ from conftest import command
 from PIL import Image
 
 
-def test_bench_tells_every_formulation_against_the_floor(tmp_path):
+@pytest.fixture(scope="module")
+def steps_and_profile(tmp_path_factory):
+    """What `bench.py -parts steps profile` prints, and its figures."""
+    folder = tmp_path_factory.mktemp("bench")
     done = command(
-        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 1, "-parts", "steps"),
-        *("-json", "bench.json"),
-        cwd=tmp_path,
+        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 1),
+        *("-parts", "steps", "profile", "-json", "bench.json"),
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "bench.json").read_text())["steps"]
+    return done.stdout, json.loads((folder / "bench.json").read_text())
+
+
+def test_bench_tells_every_formulation_against_the_floor(steps_and_profile):
+    printed, figures = steps_and_profile
+    rows = figures["steps"]
     names = [row["formulation"] for row in rows]
     assert names[:4] == ["plain, F.instance_norm", "plain", "eager", "compiled"]
     for row in rows:
         assert row["median"] > 0 and row["peak_mb"] > 100 and row["times_floor"] > 0
     assert rows[0]["times_faster"] == 1
-    assert done.stdout.count("float32") >= 5
-    assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", done.stdout)
+    assert printed[: printed.index("a step in ")].count("float32") >= 5
+    assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", printed)
 
 
-def test_bench_tells_where_a_step_goes(tmp_path):
-    done = command(
-        *("bench.py", "-device", "cpu", "-resolution", 64, "-repeats", 2, "-parts", "profile"),
-        *("-json", "bench.json"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    for parts in json.loads((tmp_path / "bench.json").read_text())["profile"].values():
+def test_bench_tells_where_a_step_goes(steps_and_profile):
+    for parts in steps_and_profile[1]["profile"].values():
         total = parts.pop("a step")
         assert sum(parts.values()) == pytest.approx(total)
         assert len(parts) == 4 and min(parts.values()) > 0  # nothing is counted twice

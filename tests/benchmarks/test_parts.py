@@ -2,7 +2,9 @@
 
 import argparse
 import math
+import runpy
 import statistics
+import sys
 
 import pytest
 import torch
@@ -29,7 +31,16 @@ def test_every_form_and_batch_is_a_row_and_the_plain_ones_come_first():
     assert "compiled" not in {row.formulation for row in bench.rows_for(torch.device("mps"), [1])}
 
 
-def test_stylegan2_is_held_against_its_own_plain_form_and_floor(monkeypatch, tmp_path):
+def test_stylegan2_is_held_against_its_own_plain_form_and_floor(monkeypatch, capsys, tmp_path):
+    def in_this_process(_, module, request) -> tuple[float, str]:
+        """What the process of a row does, without its import of PyTorch."""
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [module, request])
+        monkeypatch.delitem(sys.modules, module, raising=False)  # of which runpy would warn
+        runpy.run_module(module, run_name="__main__")
+        return 0.0, capsys.readouterr().out
+
+    monkeypatch.setattr(bench, "in_process", in_this_process)
     network = random_stylegan2_file(tmp_path / "g.pt")
     monkeypatch.setattr(bench, "machine_rates", lambda device, precision: {"matrix": 1e9})
     monkeypatch.setattr(bench, "has_bfloat16", lambda: False)

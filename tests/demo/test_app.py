@@ -165,6 +165,7 @@ def test_what_cannot_be_searched_is_one_sentence(alone):
     assert "steps is at most 1000" in said(0, 8, "demo", "1", 1, 1001)
 
 
+@pytest.mark.timed
 def test_sigterm_ends_it_within_five_seconds_in_the_middle_of_a_search(alone):
     """The last: it ends the server."""
     client = alone.client()

@@ -15,19 +15,13 @@ from generators.stylegan2 import StyleGAN2Synthesis
 from stylegan import G_synthesis
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Where cpu.c is compiled to, once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def test_auto_compiles_where_it_pays_whatever_the_number_of_pictures(cache):
+def test_auto_compiles_where_it_pays_whatever_the_number_of_pictures(c_cache):
     small, large = (random_networks(r)[0].requires_grad_(False) for r in (16, 64))
-    assert FastForms(small, cache, "auto", None).choose(100).formulation == "eager"
-    assert FastForms(large, cache, "auto", None).choose(100).formulation == "compiled"
-    assert FastForms(large, cache, "auto", None).choose(5).formulation == "eager"
-    assert FastForms(large, cache, "off", None).choose(100).formulation == "eager"
-    assert FastForms(small, cache, "on", None).choose(1).formulation == "compiled"
+    assert FastForms(small, c_cache, "auto", None).choose(100).formulation == "eager"
+    assert FastForms(large, c_cache, "auto", None).choose(100).formulation == "compiled"
+    assert FastForms(large, c_cache, "auto", None).choose(5).formulation == "eager"
+    assert FastForms(large, c_cache, "off", None).choose(100).formulation == "eager"
+    assert FastForms(small, c_cache, "on", None).choose(1).formulation == "compiled"
 
 
 def as_on_cuda(network, cache: Path, index: int = 0, compile: str = "auto") -> FastForms:
@@ -37,8 +31,8 @@ def as_on_cuda(network, cache: Path, index: int = 0, compile: str = "auto") -> F
     return forms
 
 
-def test_auto_compiles_nothing_on_cuda_and_all_searches_have_one_recorder(cache, monkeypatch):
-    forms = as_on_cuda(random_networks(1024, fmap_base=2048, fmap_max=8)[0], cache)
+def test_auto_compiles_nothing_on_cuda_and_all_searches_have_one_recorder(c_cache, monkeypatch):
+    forms = as_on_cuda(random_networks(1024, fmap_base=2048, fmap_max=8)[0], c_cache)
     compiled = []
     monkeypatch.setattr(forms, "_compile", lambda: compiled.append(1) or (None, "a stand-in"))
     for steps in (1, 100, 100_000):
@@ -50,7 +44,7 @@ def test_auto_compiles_nothing_on_cuda_and_all_searches_have_one_recorder(cache,
 
 
 @pytest.mark.parametrize("family", ["stylegan1", "stylegan2"])
-def test_kernels_are_compiled_and_tried_on_the_gpu_of_the_search(cache, monkeypatch, family):
+def test_kernels_are_compiled_and_tried_on_the_gpu_of_the_search(c_cache, monkeypatch, family):
     pytest.importorskip("triton")
     tried = []
 
@@ -63,7 +57,7 @@ def test_kernels_are_compiled_and_tried_on_the_gpu_of_the_search(cache, monkeypa
     network = random_networks(16)[0]
     if family == "stylegan2":
         network = StyleGAN2Synthesis(16, 16, (8, 8, 8))
-    as_on_cuda(network, cache, index=3, compile="on").choose(100)
+    as_on_cuda(network, c_cache, index=3, compile="on").choose(100)
     assert tried == [torch.device("cuda", 3)]
 
 
@@ -100,7 +94,7 @@ def test_without_a_working_compiler_the_search_goes_on_with_one_line(tmp_path, t
     assert '"formulation": "eager"' in record
 
 
-def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_path):
+def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(called, tmp_path):
     own = torch.get_num_threads()
     small = G_synthesis(resolution=64, fmap_base=1024, fmap_max=128)
     small128 = G_synthesis(resolution=128, fmap_base=2048, fmap_max=256)
@@ -113,7 +107,7 @@ def test_a_small_generator_is_searched_by_one_thread_unless_told_otherwise(tmp_p
     Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
     call = ("run.py", "-generator", "g.pt", "-steps", 2, "-seed", 0, "-device", "cpu")
     for threads, recorded in (((), 1), (("-threads", 2), 2)):
-        done = command(*call, *threads, "-overwrite", cwd=tmp_path)
+        done = called(*call, *threads, "-overwrite", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         record = json.loads(next((tmp_path / "runs").rglob("a.json")).read_text())
         assert record["threads"] == recorded

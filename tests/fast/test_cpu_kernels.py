@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +12,9 @@ from fast import cpu
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Where cpu.c is compiled to, once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def kernels(cache):
+def kernels(c_cache):
     """Both forms of what lies between convolutions, and the compiled one for bfloat16."""
-    return every_form(cache)
+    return every_form(c_cache)
 
 
 @pytest.mark.parametrize("form", ["compiled", "compiled bfloat16"])

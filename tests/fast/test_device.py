@@ -5,7 +5,6 @@ The devices are stand-ins: torch.cuda's answers, and what a first kernel on such
 
 import pytest
 import torch
-from conftest import command
 from PIL import Image
 
 import PULSE
@@ -135,11 +134,13 @@ def test_an_operation_that_mps_lacks_names_what_helps():
     assert "PYTORCH" not in missing_operation(error, torch.device("cuda", 0))
 
 
-def test_run_ends_with_status_2_and_one_sentence_for_a_device_that_cannot_be_used(tmp_path, tiny):
+def test_run_ends_with_status_2_and_one_sentence_for_a_device_that_cannot_be_used(
+    called, tmp_path, tiny
+):
     (tmp_path / "input").mkdir()
     Image.new("RGB", (4, 4), "grey").save(tmp_path / "input" / "a.png")
     for name in ("cuda:77", "cpu:x", "mps" if not torch.backends.mps.is_available() else "mps:9"):
-        done = command("run.py", "-generator", tiny, "-device", name, cwd=tmp_path)
+        done = called("run.py", "-generator", tiny, "-device", name, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1 and f"device {name!r}" in done.stderr
         assert not (tmp_path / "runs").exists()

@@ -1,7 +1,5 @@
 """The fast form of StyleGAN2 against the golden numbers and against the plain network."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from forms import picture_and_gradients, relative
@@ -16,11 +14,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory) -> dict:
+def kernels(c_cache) -> dict:
     """Eager, compiled for float32 and compiled for bfloat16."""
-    found, cache = {"eager": TorchStyleGAN2Kernels()}, tmp_path_factory.mktemp("cache")
+    found = {"eager": TorchStyleGAN2Kernels()}
     for name, dtype in (("compiled", torch.float32), ("compiled bfloat16", torch.bfloat16)):
-        found[name], reason = stylegan2_cpu.load(Path(cache), dtype)
+        found[name], reason = stylegan2_cpu.load(c_cache, dtype)
         assert found[name] is not None, f"CI has a C compiler, and here it is missing: {reason}"
     return found
 

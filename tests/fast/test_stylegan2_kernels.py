@@ -12,10 +12,9 @@ SIDE = 12
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory) -> dict:
+def kernels(c_cache) -> dict:
     """By type of pictures."""
-    cache = tmp_path_factory.mktemp("cache")
-    found = {dtype: stylegan2_cpu.load(cache, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    found = {dtype: stylegan2_cpu.load(c_cache, dtype) for dtype in (torch.float32, torch.bfloat16)}
     assert all(made for made, _ in found.values()), found
     return {dtype: made for dtype, (made, _) in found.items()}
 

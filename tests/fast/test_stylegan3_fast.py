@@ -1,7 +1,5 @@
 """The fast form of StyleGAN3 against the plain network, and against the golden files."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from forms import relative
@@ -16,12 +14,11 @@ FORMS = ["eager", "compiled"]
 
 
 @pytest.fixture(scope="session")
-def stylegan3_kernels(tmp_path_factory) -> dict:
+def stylegan3_kernels(c_cache) -> dict:
     """Both forms of the kernels, and the compiled one for bfloat16."""
-    cache = tmp_path_factory.mktemp("cache")
     found = {"eager": TorchStyleGAN3Kernels()}
     for name, dtype in (("compiled", torch.float32), ("compiled bfloat16", torch.bfloat16)):
-        found[name], reason = stylegan3_cpu.load(Path(cache), dtype)
+        found[name], reason = stylegan3_cpu.load(c_cache, dtype)
         assert found[name] is not None, f"CI has a C compiler, and here it is missing: {reason}"
     return found
 

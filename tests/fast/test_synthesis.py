@@ -1,7 +1,5 @@
 """The fast form of the synthesis network against the plain one, and against the golden files."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,15 +12,9 @@ from stylegan import G_synthesis
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Where cpu.c is compiled to, once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def kernels(cache):
+def kernels(c_cache):
     """Both forms of what lies between convolutions, and the compiled one for bfloat16."""
-    return every_form(cache)
+    return every_form(c_cache)
 
 
 @pytest.mark.parametrize("form", ["eager", "compiled"])
@@ -91,27 +83,27 @@ def test_a_picture_is_the_same_with_and_without_gradients_and_neighbours(kernels
 
 
 @pytest.mark.parametrize("compile", ["off", "on"])
-def test_golden_search_holds_on_the_fast_path(tmp_path, cache, compile):
-    rows, LR, model, arrays = golden_search(tmp_path, cache, compile, 0.03)
+def test_golden_search_holds_on_the_fast_path(tmp_path, c_cache, compile):
+    rows, LR, model, arrays = golden_search(tmp_path, c_cache, compile, 0.03)
     assert model.formulation == {"off": "eager", "on": "compiled"}[compile]
     np.testing.assert_allclose(rows, arrays["slow_trajectory_total_l2_geocross"], rtol=0.05)
     assert np.abs(LR.numpy() - arrays["slow_LR_best"]).mean() < 0.02
 
 
 @pytest.mark.parametrize("compile", ["off", "on"])
-def test_golden_search_at_the_published_learning_rate_begins_alike(tmp_path, cache, compile):
-    rows, *_, arrays = golden_search(tmp_path, cache, compile, 0.4, steps=5)
+def test_golden_search_at_the_published_learning_rate_begins_alike(tmp_path, c_cache, compile):
+    rows, *_, arrays = golden_search(tmp_path, c_cache, compile, 0.4, steps=5)
     expected = arrays["trajectory_total_l2_geocross"]
     np.testing.assert_allclose(rows[:3], expected[:3], rtol=1e-3)
     np.testing.assert_allclose(rows[3:5], expected[3:5], rtol=5e-3)
 
 
 @pytest.mark.parametrize("compile", ["off", "on"])
-def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(cache, monkeypatch, compile):
+def test_bfloat16_is_near_float32_and_keeps_the_search_in_float32(c_cache, monkeypatch, compile):
     synthesis, _ = random_networks(32)
     synthesis.requires_grad_(False)
     monkeypatch.setattr("fast.precision.has_bfloat16", lambda: True)
-    fast = FastForms(synthesis, cache, compile, "bfloat16").choose(1)
+    fast = FastForms(synthesis, c_cache, compile, "bfloat16").choose(1)
     assert fast.formulation == {"off": "eager", "on": "compiled"}[compile]
     torch.manual_seed(1)
     w = torch.randn(1, synthesis.num_layers, 16)

@@ -164,6 +164,7 @@ def test_without_pi_heif_heic_is_refused_with_advice(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.timed
 def test_a_crash_of_the_decoder_and_one_that_never_ends_are_sentences(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(heic(marked()))
     decoder = tmp_path / "decoder.py"

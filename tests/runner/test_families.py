@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
-from forked_runs import HANG, arguments, faces, pictures, record_of
+from forked_runs import arguments, faces, pictures, record_of, started_together
 from generator_files import generator_file
-from test_distributed import torchrun
 
 from bicubic import BicubicDownSample
 from generators.formats import read_networks
@@ -51,9 +50,8 @@ def test_batch_order_kill_and_processes_change_no_byte(generator, start, tmp_pat
     process.wait()
     assert results("killed") == expected
 
-    launched = torchrun(*args, "-output_dir", "two", cwd=tmp_path)
-    _, errors = launched.communicate(timeout=2 * HANG)
-    assert launched.returncode == 0, errors
+    both = started_together(start, [*args, "-output_dir", "two"], tmp_path)
+    assert [process.wait() for process in both] == [0, 0], [each.output for each in both]
     assert pictures(tmp_path / "two") == expected
 
     latents = sorted((tmp_path / "expected").rglob("*.npz"))
@@ -132,8 +130,10 @@ def times_closer(model: PULSE, LR: torch.Tensor, seed: int) -> float:
     ("resolution", "seeds"),
     [(32, 1), *(pytest.param(r, 5, marks=pytest.mark.slow) for r in (64, 128, 256))],
 )
-def test_a_hundred_steps_come_five_times_closer(tmp_path, one_thread, family, resolution, seeds):
-    model = PULSE(generator_file(tmp_path, family, resolution), device="cpu", cache_dir=tmp_path)
+def test_a_hundred_steps_come_five_times_closer(
+    tmp_path, c_cache, one_thread, family, resolution, seeds
+):
+    model = PULSE(generator_file(tmp_path, family, resolution), device="cpu", cache_dir=c_cache)
     # The prior of its own mapping network, as every real generator has it: on spheres of another
     # radius, or centre, the search could not come to what the mapping network makes.
     prior = fit_prior(model.generator.mapping, draws=10_000)

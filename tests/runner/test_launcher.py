@@ -116,26 +116,22 @@ def test_every_way_of_running_refuses_them_with_status_2(tmp_path, mode):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_waiting_for_partners_says_so_and_heeds_signals(small, tmp_path, rank, number, status):
+def test_waiting_for_partners_says_so_and_heeds_signals(
+    small, start, tmp_path, rank, number, status
+):
     face(tmp_path / "input" / "a.png")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launcher = {**WHOLE, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *arguments(small)],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **launcher},
-    )
-    line = process.stderr.readline()
-    assert line.startswith(f"waiting at 127.0.0.1:{port} for 1 more of 2 processes (this is rank")
-    assert "at most 30 minutes" in line
-    process.send_signal(number)
+    process = start(arguments(small), tmp_path, **launcher)
+    process.wait_until(lambda: process.output.endswith("\n"))
+    said = f"waiting at 127.0.0.1:{port} for 1 more of 2 processes (this is rank"
+    assert process.output.startswith(said) and process.output.count("\n") == 1
+    assert "at most 30 minutes" in process.output
+    process.send(number)
     begun = time.monotonic()
-    _, errors = process.communicate(timeout=HANG)
-    assert process.returncode == status and "Traceback" not in errors
+    assert process.wait() == status and "Traceback" not in process.output
     assert time.monotonic() - begun < 30 and not (tmp_path / "runs").exists()
 
 

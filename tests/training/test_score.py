@@ -21,7 +21,7 @@ def run_score(*arguments, generator="demo64") -> str:
     """What it prints."""
     command = [sys.executable, "-m", "training.score", "-generator", generator, *arguments]
     command = list(map(str, command))
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tiny networks: threads would wait
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
