@@ -55,7 +55,11 @@ def test_a_named_search_sets_defaults_and_nothing_that_was_given():
     quick = Settings(search="quick")
     assert {name: getattr(quick, name) for name in SEARCHES["quick"]} == SEARCHES["quick"]
     given = Settings(search="quick", opt_name="adam", learning_rate=0.4)
-    assert (given.opt_name, given.learning_rate, given.start) == ("adam", 0.4, "gathered+regression")
+    assert (given.opt_name, given.learning_rate, given.start) == (
+        "adam",
+        0.4,
+        "gathered+regression",
+    )
     assert SEARCHES["quick"].keys() == SEARCHES["paper"].keys()
 
 
