@@ -33,9 +33,9 @@ KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: nois
     ("quick", "search", "quick", "-search quick"),
     ("quick-until-eps", "search", "quick, no polish", "-search quick -polish 0"),
     ("quick-all-steps", "search", "quick, all steps", "-search quick -until steps"),
-    ("quick-tied", "search", "quick, tied start", "-search quick -start tied"),
+    ("quick-tied", "search", "quick, tied", "-search quick -start tied"),
     (
-        *("quick-regression", "search", "quick, tied start by regression"),
+        *("quick-regression", "search", "quick, regression"),
         "-search quick -start regression",
     ),
     (
@@ -44,7 +44,7 @@ KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: nois
     ),
     ("start-tied", "start", "tied start", "-start tied"),
     ("start-gathered", "start", "gathered start", "-start gathered"),
-    ("start-regression", "start", "tied start by regression", "-start regression"),
+    ("start-regression", "start", "start by regression", "-start regression"),
     ("steps-50", "steps", "50 steps", "-steps 50"),
     ("steps-200", "steps", "200 steps", "-steps 200"),
     ("steps-400", "steps", "400 steps", "-steps 400"),

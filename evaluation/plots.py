@@ -52,7 +52,7 @@ SHARE, L2 = "within eps, % (95 % Wilson interval)", "mean L2 (± standard error)
 # Where a label may stand beside its point, in points; the first place that is free is taken.
 PLACES = [
     (x * reach, y * reach)
-    for reach in (8, 16, 26, 38)
+    for reach in (8, 16, 26, 38, 52, 68)
     for x, y in ((1, 0), (0.8, 0.8), (0.8, -0.8), (-1, 0), (-0.8, 0.8), (-0.8, -0.8), (0, 1.2))
 ]
 

@@ -74,7 +74,7 @@ def gathered(generator: Generator, v: Tensor) -> Tensor:
     picture being drawn. Of one row, v itself.
 
     The published search does the same in its first steps. GEOCROSS is an angle between the w of two
-    layers as seen from 0: it falls also as they move away from 0 side by side, by a third here.
+    layers as seen from 0: it falls also as they go away from 0 side by side; |w| grows by a third.
     """
     if v.shape[1] == 1:
         return v
