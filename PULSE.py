@@ -33,7 +33,7 @@ from generators.fit import Fit, cached_fit
 from generators.latents import Latent, draw, gathered, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
 from loss import LossBuilder
-from search_settings import OPTIMISERS, Settings, lr_multiplier, require_seed
+from search_settings import OPTIMISERS, STARTS, Settings, lr_multiplier, require_seed
 from SphericalOptimizer import SphericalLBFGS, SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
@@ -93,9 +93,10 @@ class Search:
         v = torch.cat([v for v, _ in starts]).to(device)
         maps = zip(*(noise for _, noise in starts), strict=True)
         self.noise = [torch.cat(each).to(device) for each in maps]  # each (B, 1, r, r)
-        if settings.start.startswith("gathered"):
+        start = STARTS[settings.start]
+        if start.gathered:
             v = gathered(generator, v)
-        if settings.start.endswith("regression"):
+        if start.corrected:
             v = fit.start(generator, synthesize, ref_im, v, self.noise)
         rows = 1 if settings.tile_latent else generator.num_layers
         self.v = v.expand(-1, rows, -1).clone().requires_grad_()  # (B, L or 1, d)
@@ -123,8 +124,7 @@ class Search:
                 getattr(torch.optim, optimiser.name),
                 variables,
                 lr=self.rate,
-                **optimiser.options,
-                **(optimiser.on_cuda if on_cuda else {}),
+                **optimiser.options_on(device.type),
             )
 
         B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
@@ -330,9 +330,9 @@ class PULSE:
 
     def fit_for(self, settings: Settings, side: int) -> Fit | None:
         """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
-        the first use of a generator, which takes as long as about ten searches, and cached.
+        the first use of a generator, which takes as long as about five searches, and cached.
         """
-        if not settings.start.endswith("regression") and settings.opt_name != "lbfgs":
+        if not STARTS[settings.start].corrected and settings.opt_name != "lbfgs":
             return None
         form = self.fast_form(settings.steps)
         threads = torch.get_num_threads() if self.device.type == "cpu" else 0

@@ -24,6 +24,18 @@ class Optimiser(NamedTuple):
     options: dict = {}
     on_cuda: dict = {}  # what lets it take the learning rate from the device, and be recorded
 
+    def options_on(self, device_type: str) -> dict:
+        """Those for parameters on such a device."""
+        return {**self.options, **(self.on_cuda if device_type == "cuda" else {})}
+
+
+class Start(NamedTuple):
+    """Where v begins: at random latents of the seed (generators/latents.py)."""
+
+    tied: bool = False  # one for all layers, else one for each
+    gathered: bool = False  # pulled together by GEOCROSS
+    corrected: bool = False  # by regression (generators/fit.py)
+
 
 OPTIMISERS = {
     "sgd": Optimiser("SGD", {}, {"fused": True}),
@@ -35,8 +47,13 @@ OPTIMISERS = {
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")
 LR_SCHEDULES = ("fixed", "linear1cycle", "linear1cycledrop")  # what lr_multiplier computes
-# Where v begins: generators/latents.py and fit.py.
-STARTS = ("free", "tied", "gathered", "regression", "gathered+regression")
+STARTS = {
+    "free": Start(),
+    "tied": Start(tied=True),
+    "gathered": Start(gathered=True),
+    "regression": Start(tied=True, corrected=True),
+    "gathered+regression": Start(gathered=True, corrected=True),
+}
 UNTIL = ("steps", "eps")
 SEARCHES = {  # the named searches: the defaults of the settings in which they differ
     "paper": {
@@ -194,7 +211,7 @@ class Settings:
         "gathered (one for each layer, pulled together by GEOCROSS alone before the first step) or "
         "regression and gathered+regression (tied or gathered, and corrected by what a linear fit "
         "to this generator's pictures says)",
-        choices=STARTS,
+        choices=tuple(STARTS),
     )
     opt_name: str | None = by_search(
         "opt_name",

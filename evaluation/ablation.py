@@ -34,10 +34,7 @@ KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: nois
     ("quick-until-eps", "search", "quick, no polish", "-search quick -polish 0"),
     ("quick-all-steps", "search", "quick, all steps", "-search quick -until steps"),
     ("quick-tied", "search", "quick, tied", "-search quick -start tied"),
-    (
-        *("quick-regression", "search", "quick, regression"),
-        "-search quick -start regression",
-    ),
+    ("quick-regression", "search", "quick, regression", "-search quick -start regression"),
     (
         *("quick-adam", "search", "quick, adam"),
         "-search quick -opt_name adam -learning_rate 0.8 -lr_schedule linear1cycledrop",

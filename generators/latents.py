@@ -26,7 +26,15 @@ from torch import Tensor
 from cli.errors import UserError, is_mistake
 from loss import geocross
 from safe_files import atomic_write
-from search_settings import ADDED, OPTIMISERS, SEARCHES, Settings, lr_multiplier, require_seed
+from search_settings import (
+    ADDED,
+    OPTIMISERS,
+    SEARCHES,
+    STARTS,
+    Settings,
+    lr_multiplier,
+    require_seed,
+)
 from SphericalOptimizer import SphericalOptimizer
 
 if TYPE_CHECKING:
@@ -56,7 +64,7 @@ def starting_point(
     device; a zeroed layer draws nothing.
     """
     random = torch.Generator().manual_seed(seed)
-    one = settings.tile_latent or settings.start in ("tied", "regression")
+    one = settings.tile_latent or STARTS[settings.start].tied
     rows = 1 if one else generator.num_layers
     v = torch.randn(1, rows, generator.dlatent_size, generator=random)
     noise = []
@@ -78,11 +86,12 @@ def gathered(generator: Generator, v: Tensor) -> Tensor:
     """
     if v.shape[1] == 1:
         return v
-    paper, adam = SEARCHES["paper"], OPTIMISERS["adam"]
+    paper = SEARCHES["paper"]
+    adam = OPTIMISERS[paper["opt_name"]]
     v = v.clone().requires_grad_()
     rate = torch.tensor(0.0, device=v.device)
-    options = {**adam.options, **(adam.on_cuda if v.device.type == "cuda" else {})}
-    optimiser = SphericalOptimizer(torch.optim.Adam, [v], lr=rate, **options)
+    options = adam.options_on(v.device.type)
+    optimiser = SphericalOptimizer(getattr(torch.optim, adam.name), [v], lr=rate, **options)
     for step in range(GATHERING):
         multiple = lr_multiplier(paper["lr_schedule"], step, GATHERING)
         rate.fill_(paper["learning_rate"] * multiple)
