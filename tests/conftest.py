@@ -25,6 +25,9 @@ from stylegan import G_mapping, G_synthesis
 # Their fixtures: chromium; here, start, study, pulse; served; scene.
 pytest_plugins = ["browser", "forked_runs", "open_page", "result_folders"]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # started by `python -c`, as a command may be, too:
+    sys.argv[0] = "pytest"  # what tests call here is a guest of pytest, and must not end it
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 
