@@ -130,3 +130,11 @@ def test_it_is_clean_small_and_says_that_nobody_is_shown():
     assert "The people in the results do not exist." in NOTEBOOK.cells[0].source
     assert "These people do not exist." in "".join(CODE)
     assert os.environ["HOME"] not in (ROOT / "demo" / "PULSE.ipynb").read_text(encoding="utf-8")
+
+
+def test_a_face_that_is_not_there_is_told_of(tmp_path, monkeypatch, astronaut):
+    (cell,) = (source for source in CODE if "FACE, SIDE" in source)
+    monkeypatch.chdir(tmp_path)
+    astronaut.save("photograph.png")
+    with pytest.raises(AssertionError, match="photograph.png has 1 of them: FACE counts from 0"):
+        exec(cell.replace("= 0, 16", "= 1, 16"), {"Path": Path, "PHOTOGRAPH": "photograph.png"})
