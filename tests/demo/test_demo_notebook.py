@@ -43,7 +43,11 @@ def executed(folder: Path, monkeypatch):
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.from_dict(NOTEBOOK)
-    few = {r"STEPS = \d+": "STEPS = 6", r"FEWER, MORE = \d+, \d+": "FEWER, MORE = 2, 12"}
+    few = {
+        r"STEPS = \d+": "STEPS = 3",
+        r"FEWER, MORE = \d+, \d+": "FEWER, MORE = 2, 12",
+        "run.py.*": r"\g<0> -steps 3",
+    }
     for cell in notebook.cells:
         for pattern, replacement in few.items() if cell.cell_type == "code" else ():
             cell.source = re.sub(pattern, replacement, cell.source)
