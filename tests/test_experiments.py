@@ -19,6 +19,7 @@ import torch
 from conftest import ROOT, command
 from PIL import Image
 
+import align_face
 import experiments
 from cli.command import run_command
 
@@ -32,9 +33,11 @@ def photographs(folder, number, side=32):
     for i in range(number):
         pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "hr" / f"{i}.png")
-    args = ["-mode", "resize", "-input_dir", "hr", "-output_dir", "lr", "-output_size", SIDE]
-    done = command("align_face.py", *args, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    args = ["-mode", "resize", "-input_dir", "hr", "-output_dir", "lr", "-output_size", str(SIDE)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["align_face.py", "-quiet", *args])
+        assert align_face.main() == 0
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ def test_progress_is_told_while_it_runs(measured):
 # ------------------------------------------------------------ stopped, and run again
 
 
-def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured):
+def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured, called):
     def results():
         return {
             path: path.stat().st_mtime_ns
@@ -161,7 +164,7 @@ def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured
 
     before = results()
     assert len(before) == 3 * len(CHOSEN)
-    done = command("experiments.py", *measured.args, cwd=measured.folder)
+    done = called("experiments.py", *measured.args, cwd=measured.folder)
     assert done.returncode == 0, done.stderr
     assert results() == before
     document = json.loads((measured.out / "experiments.json").read_text())
@@ -170,7 +173,7 @@ def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_was_not(
-    measured, how, tmp_path
+    measured, called, how, tmp_path
 ):
     shutil.copytree(measured.folder / "lr", tmp_path / "lr")
     args = [*measured.args[:2], *measured.args[4:8], "-processes", 2]
@@ -192,7 +195,7 @@ def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_
         with pytest.raises(ProcessLookupError):  # nobody of its session is left
             os.killpg(process.pid, 0)
         assert "stopped; what is finished is kept" in stderr
-    done = command("experiments.py", *args, cwd=tmp_path)
+    done = called("experiments.py", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "experiments" / "experiments.json").read_text())
     for row in document["experiments"]:

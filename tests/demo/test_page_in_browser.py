@@ -17,6 +17,7 @@ from PIL import Image
 from demo.web.reading import FACES, SQUARE, Reader
 
 DONE = "repeats this search"
+STEPS = 15  # of what is compared with run.py
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_of_two_faces_one_is_chosen_and_the_download_is_the_file_of_run_py(
         lives.add(tab.live)
         return DONE in tab.text("live")
 
-    tab.search(Seed=5, Faces=2, Steps=60)
+    tab.search(Seed=5, Faces=2, Steps=STEPS)
     until(done, lambda: tab.text("live"))
     assert len(lives - {None}) > 2
     assert re.match("2 imaginary faces, . within eps", tab.text("live"))
@@ -94,7 +95,7 @@ def test_of_two_faces_one_is_chosen_and_the_download_is_the_file_of_run_py(
                       "-output_dir", "input", cwd=tmp_path)  # fmt: skip
     assert aligned.returncode == 0, aligned.stderr
     ran = command("run.py", "-input_dir", "input/two_1.png", "-generator", "demo", "-seed", 5,
-                  "-duplicates", 2, "-steps", 60, cwd=tmp_path)  # fmt: skip
+                  "-duplicates", 2, "-steps", STEPS, cwd=tmp_path)  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     for i, seed in enumerate((5, 6), 1):
         theirs = next((tmp_path / "runs").rglob(f"two_1_{i}.png"))
