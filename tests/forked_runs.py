@@ -100,11 +100,15 @@ def here(small, tmp_path, monkeypatch, capsys):
 
 
 SERVER = """
-import json, os, resource, signal, sys
+import gc, json, os, resource, signal, sys
 import filelock, run
+from PIL import Image
 from runner import distributed, folder, jobs, records
 import torch._dynamo  # every optimiser imports it, which takes seconds
 from cli.command import run_command
+
+Image.init()  # its plugins
+gc.freeze()  # else a child, at its end, looks at and so copies all of this: a second
 
 for line in sys.stdin:
     order = json.loads(line)
