@@ -83,10 +83,10 @@ def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(scored, tmp_pa
 
 def test_searches_start_from_each_size_of_input(scored, tmp_path):
     write_faces(tmp_path, "", range(300, 302))
-    small = one_file(tmp_path / "small.pt", resolution=32)
-    printed = scored("-parts", "c", "-val", tmp_path, "-sides", 8, 16, generator=small)
+    small = one_file(tmp_path / "small.pt")
+    printed = scored("-parts", "c", "-val", tmp_path, "-sides", 4, 8, generator=small)
     found = re.findall(r"from (\w+): \d of 2, mean L2 ([\d.]+)", printed)
-    assert [side for side, _ in found] == ["8x8", "16x16"]
+    assert [side for side, _ in found] == ["4x4", "8x8"]
     assert found[0][1] != found[1][1]
 
 
