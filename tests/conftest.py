@@ -145,6 +145,12 @@ def c_cache(tmp_path_factory) -> Path:
     return folder
 
 
+def compiled_before(folder: Path, c_cache: Path) -> None:
+    """In `folder` a command finds, as its -cache_dir, what other tests have compiled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cache").symlink_to(c_cache)
+
+
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="/proc, of Linux, tells a process's memory"
 )

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compiled_before
 from PIL import Image
 
 HANG = 120  # seconds: a bound for what takes a few
@@ -88,10 +88,12 @@ def until(what, message="", within=HANG):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(c_cache, tmp_path_factory):
     """One server for all tests of a file; afterwards it must have kept nothing."""
     pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.txt)")
-    server = Server(tmp_path_factory.mktemp("served"))
+    folder = tmp_path_factory.mktemp("served")
+    compiled_before(folder, c_cache)
+    server = Server(folder)
     yield server
     assert server.end() == 143
     left = [path.name for path in server.temporary.iterdir()]

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import ROOT, compiled_before
 from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,8 +25,11 @@ def test_it_is_short():
     assert len(README.splitlines()) <= 170
 
 
-def test_the_five_lines_run_beside_files_of_a_project_but_for_the_names_that_are_listed(tmp_path):
+def test_the_five_lines_run_beside_files_of_a_project_but_for_the_names_that_are_listed(
+    c_cache, tmp_path
+):
     assert len([line for line in EXAMPLE.splitlines() if line]) == 5
+    compiled_before(tmp_path, c_cache)
     (tmp_path / "input").mkdir()
     Image.new("RGB", (16, 16), (120, 100, 90)).save(tmp_path / "input" / "face.png")
     own = ["settings", "images", "report", "utils", "run", "evaluate", "runner", "training"]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, golden, golden_state
+from conftest import ROOT, command, compiled_before, golden, golden_state
 from PIL import Image
 
 import run
@@ -270,7 +270,7 @@ def test_photographs_whose_aligned_faces_lie_beside_them_are_passed_over(pulse, 
     assert photo.read_bytes() == before
 
 
-def test_the_golden_search_through_the_command_line(pulse, tmp_path):
+def test_the_golden_search_through_the_command_line(pulse, c_cache, tmp_path):
     arrays = golden("search_1024")
     config = {"resolution": 1024, "dlatent_size": 512}
     config |= {key: int(arrays[key]) for key in ("fmap_base", "fmap_max")}
@@ -287,6 +287,7 @@ def test_the_golden_search_through_the_command_line(pulse, tmp_path):
     Image.fromarray(pixels).save(pulse.input / "ref.png")
     seed = int(arrays["seed"])
     args = ("-steps", 30, "-learning_rate", 0.03, "-seed", seed, "-save_intermediate")
+    compiled_before(tmp_path, c_cache)
     done = pulse(*args, generator=tmp_path / "golden.pt", process=True)
     assert done.returncode == 0, done.stderr
     result = pulse.runs / "outside_eps" / "ref.png"

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compiled_before
 from forked_runs import face
 
 MISSING = "{} is not installed (requirements-app.txt)"
@@ -48,11 +48,12 @@ def printed(cell) -> str:
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
+def notebook(c_cache, tmp_path, monkeypatch):
     """Its client, with a kernel that runs in `tmp_path`."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as docs/python.md advises
     face(tmp_path / "input" / "face.png", side=8)
+    compiled_before(tmp_path, c_cache)
     cells = [nbformat.v4.new_code_cell(source.strip("\n")) for source in CELLS.split("---\n")]
     client = nbclient.NotebookClient(
         nbformat.v4.new_notebook(cells=cells),

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compiled_before
 from PIL import Image
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
@@ -79,13 +79,16 @@ def picture(output) -> Image.Image:
 
 
 @pytest.mark.parametrize("where", ["demo", "empty"])
-def test_it_runs_in_a_checkout_and_in_an_empty_folder(where, checkout, tmp_path, monkeypatch):
+def test_it_runs_in_a_checkout_and_in_an_empty_folder(
+    where, checkout, c_cache, tmp_path, monkeypatch
+):
     if where == "demo":
         folder = checkout / "demo"  # where Jupyter opens it
     else:
         folder = tmp_path / "an empty folder"
         folder.mkdir()
         monkeypatch.setenv("PULSE_REPOSITORY", str(checkout))
+    compiled_before(folder / "pulse_notebook", c_cache)
     notebook = executed(folder, monkeypatch)
     work = folder / "pulse_notebook"
     assert (folder / "pulse" / "PULSE.py").exists() == (where == "empty")

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from browser import CONTRASTS, ENTER, TAB, console_errors
-from conftest import command
+from conftest import command, compiled_before
 from open_page import Tab, until
 from PIL import Image
 
@@ -64,8 +64,9 @@ def small(tab, photographs):
 
 
 def test_of_two_faces_one_is_chosen_and_the_download_is_the_file_of_run_py(
-    tab, served, photographs, tmp_path
+    tab, served, photographs, c_cache, tmp_path
 ):
+    compiled_before(tmp_path, c_cache)
     said = tab.upload(photographs / "two.png", "choose")
     assert said == "2 faces, left to right: choose one."
     tab.radio(1)  # the second

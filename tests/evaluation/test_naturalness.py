@@ -72,8 +72,8 @@ def test_the_command_tells_the_worse_search(runs):
     assert float(line.split("(")[1].split(" to ")[0]) > 0, line
 
 
-def test_results_of_other_lr_are_refused_in_one_sentence(runs):
+def test_results_of_other_lr_are_refused_in_one_sentence(called, runs):
     (runs / "few").mkdir()
-    done = command("same", "few", "-faces", "real", cwd=runs)
+    done = called("evaluation.naturalness.py", "same", "few", "-faces", "real", cwd=runs)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "same, few have 0 pictures of the same names" in done.stderr
