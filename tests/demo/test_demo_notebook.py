@@ -143,5 +143,5 @@ def test_a_face_that_is_not_there_is_told_of(tmp_path, monkeypatch, astronaut):
     (cell,) = (source for source in CODE if "FACE, SIDE" in source)
     monkeypatch.chdir(tmp_path)
     astronaut.save("photograph.png")
-    with pytest.raises(AssertionError, match="photograph.png has 1 of them: FACE counts from 0"):
+    with pytest.raises(AssertionError, match="faces in photograph.png: 1; FACE counts them from 0"):
         exec(cell.replace("= 0, 16", "= 1, 16"), {"Path": Path, "PHOTOGRAPH": "photograph.png"})
