@@ -33,8 +33,8 @@ from safe_files import require_folder_writable
 from search_settings import Settings
 
 ADVICE = (
-    "To come closer: -search quick, more steps (-steps 200), -retries 3, another -seed, less "
-    "GEOCROSS in -loss_str, a better aligned face; a larger -eps accepts more."
+    "more steps (-steps 200), -retries 3, another -seed, less GEOCROSS in -loss_str, a better "
+    "aligned face; a larger -eps accepts more."
 )
 
 
@@ -90,7 +90,7 @@ def find_pictures(options: RunOptions) -> list[Path]:
     return [picture for picture in pictures if picture.name not in sources]
 
 
-def summarise(options: RunOptions, eps: float, reports: list, seconds: float) -> int:
+def summarise(options: RunOptions, settings: Settings, reports: list, seconds: float) -> int:
     """Tell on stdout what all processes did; returns the exit status."""
     within = sum(report.within for report in reports)
     outside = [name for report in reports for name in report.outside]
@@ -102,14 +102,15 @@ def summarise(options: RunOptions, eps: float, reports: list, seconds: float) ->
     for failure in failures:
         tell(f"run.py: error: {failure}", file=sys.stderr)
     tell(
-        f"{count(within + len(outside), 'face')} made: {within} within eps {eps:g}, "
+        f"{count(within + len(outside), 'face')} made: {within} within eps {settings.eps:g}, "
         f"{len(outside)} outside; {count(len(refused), 'picture')} refused; {seconds:.1f} s"
     )
     if reports[0].kept:
         tell(f"{count(reports[0].kept, 'result')} kept from before (-overwrite makes them again)")
     if outside:
         kept = "not written" if options.strict else f"in {options.output_dir / 'outside_eps'}"
-        tell(f"Outside eps, {kept}: {some(outside)}.", ADVICE)
+        first = "" if settings.search == "quick" else "-search quick, "
+        tell(f"Outside eps, {kept}: {some(outside)}.", f"To come closer: {first}{ADVICE}")
     tell(f"Pictures: {options.output_dir}, listed in results.csv")
     return SOME_REFUSED if refused or failures or (options.strict and outside) else OK
 
@@ -191,7 +192,7 @@ def main() -> int:
             reports[0].failure = reports[0].failure or (
                 f"{error.filename or output_dir} cannot be written ({error.strerror})"
             )
-        return summarise(options, settings.eps, reports, time.monotonic() - started)
+        return summarise(options, settings, reports, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def test_until_eps_the_record_has_the_steps_that_were_taken(here, tmp_path, sear
     assert ended
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+def test_what_comes_closer_is_told_of_what_was_not_tried(here, tmp_path, search):
+    faces(tmp_path / "input", 1)
+    told = here("-search", search, "-eps", 1e-9, "-steps", 2).out
+    assert "-retries 3" in told
+    assert ("-search quick" in told) == (search == "paper")
+
+
 def test_a_quick_run_repeats_resumes_and_renders_to_the_byte(here, tmp_path):
     faces(tmp_path / "input", 3)
     options = (*QUICK, "-duplicates", 2, "-retries", 1, "-save_latent", "-until", "eps")
