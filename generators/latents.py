@@ -82,14 +82,14 @@ def gathered(generator: Generator, v: Tensor) -> Tensor:
     picture being drawn. Of one row, v itself.
 
     The published search does the same in its first steps. GEOCROSS is an angle between the w of two
-    layers as seen from 0: it falls also as they go away from 0 side by side; |w| grows by a third.
+    layers as seen from 0: it falls also as they go away from 0 side by side, |w| by two fifths.
     """
     if v.shape[1] == 1:
         return v
     paper = SEARCHES["paper"]
     adam = OPTIMISERS[paper["opt_name"]]
     v = v.clone().requires_grad_()
-    rate = torch.tensor(0.0, device=v.device)
+    rate = torch.tensor(0.0, device=v.device if v.device.type == "cuda" else "cpu")
     options = adam.options_on(v.device.type)
     optimiser = SphericalOptimizer(getattr(torch.optim, adam.name), [v], lr=rate, **options)
     for step in range(GATHERING):
