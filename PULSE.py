@@ -366,11 +366,13 @@ class PULSE:
         save_intermediate: yield the best pair so far after every step. on_step: called as
         on_step(step, figures) with "L2", "GEOCROSS" and "total" of the present iterates, tensors
         (B,) on the device. settings: a Settings; single ones can be given by name, as in
-        `model(ref_im, steps=200, eps=1e-3)`.
+        `model(ref_im, steps=200, eps=1e-3)`, but not the named search of settings that are given.
 
         Raises: UserError, a ValueError of one sentence, for a tensor, seed or setting that cannot
         be used; TypeError for an unknown name.
         """
+        if settings and changes.get("search", settings.search) != settings.search:
+            raise UserError(f"settings have search {settings.search!r}: give Settings the other")
         settings = dataclasses.replace(settings, **changes) if settings else Settings(**changes)
         settings.check()
         settings.noise_roles(len(self.generator.noise_sizes))

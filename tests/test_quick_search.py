@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import one_file
 
+from cli.errors import UserError
 from loss import LossBuilder, geocross
 from PULSE import PULSE
 from search_settings import ADDED, SEARCHES, Settings
@@ -83,6 +84,13 @@ def test_python_takes_the_named_search_like_any_setting(model):
     (first, _), l2, _ = finish(quick)
     (again, _), same, _ = finish(whole)
     assert torch.equal(first, again) and torch.equal(l2, same)
+
+
+def test_the_named_search_of_settings_that_are_given_cannot_be_changed(model):
+    """They have been filled in already."""
+    with pytest.raises(UserError, match="settings have search 'paper'"):
+        model(lr_pictures(1), settings=Settings(steps=5), search="quick")
+    assert model(lr_pictures(1), settings=Settings(steps=5), search="paper").settings.steps == 5
 
 
 # ------------------------------------------------------------ its parts
