@@ -34,7 +34,7 @@ from generators.latents import Latent, draw, gathered, read_latent, redraw, star
 from generators.load import Generator, load_generator
 from loss import LossBuilder
 from search_settings import OPTIMISERS, STARTS, Settings, lr_multiplier, require_seed
-from SphericalOptimizer import SphericalLBFGS, SphericalOptimizer
+from SphericalOptimizer import SECOND_ORDER, SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
 Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)
@@ -65,7 +65,7 @@ class Search:
     step changes are tensors, in place, its own number and the learning rate among them: so that on
     CUDA steps can be recorded and replayed (by `recorder`), and the device is never waited for,
     but to ask every few steps, with until "eps", whether all pictures are found. fit: needed for
-    a start by regression; "lbfgs" is preconditioned by it.
+    a start by regression; optimisers of second order are preconditioned by it.
     """
 
     def __init__(
@@ -114,17 +114,16 @@ class Search:
         self.rate = self.rates[0].clone()  # of the present step, ()
         self.index = torch.zeros(1, dtype=torch.int64, **where)  # of the present step
         self.steps_done, self.ended = 0, False
-        self.quasi_newton = settings.opt_name == "lbfgs"
-        if self.quasi_newton:
+        optimiser = OPTIMISERS[settings.opt_name]
+        options = optimiser.options_on(device.type)
+        self.second_order = optimiser.second_order
+        if self.second_order:
             precondition = fit.preconditioner(rows, self.trained) if fit else list
-            self.optimiser = SphericalLBFGS(variables, self.rate, precondition)
+            kind = SECOND_ORDER[optimiser.name]
+            self.optimiser = kind(variables, self.rate, precondition, **options)
         else:
-            optimiser = OPTIMISERS[settings.opt_name]
             self.optimiser = SphericalOptimizer(
-                getattr(torch.optim, optimiser.name),
-                variables,
-                lr=self.rate,
-                **optimiser.options_on(device.type),
+                getattr(torch.optim, optimiser.name), variables, lr=self.rate, **options
             )
 
         B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
@@ -201,7 +200,7 @@ class Search:
         descent, judged = self._judge()
         descent.sum().backward()
         self.rate.copy_(self.rates.index_select(0, self.index)[0])
-        if self.quasi_newton:  # within eps GEOCROSS may have another weight
+        if self.second_order:  # within eps GEOCROSS may have another weight
             self.optimiser.step(descent.detach(), judged["L2"] <= self.settings.eps)
         else:
             self.optimiser.step()
@@ -332,7 +331,8 @@ class PULSE:
         """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
         the first use of a generator, which takes as long as about five searches, and cached.
         """
-        if not STARTS[settings.start].corrected and settings.opt_name != "lbfgs":
+        second_order = OPTIMISERS[settings.opt_name].second_order
+        if not STARTS[settings.start].corrected and not second_order:
             return None
         form = self.fast_form(settings.steps)
         threads = torch.get_num_threads() if self.device.type == "cpu" else 0

@@ -1,5 +1,5 @@
 """Optimisers kept on spheres, where a Gaussian prior has nearly all of its mass: any of torch's,
-projected back after each step, and L-BFGS.
+projected back after each step, L-BFGS, and L-BFGS until a picture is found, Adam from then on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ PAIRS = 30  # steps that are remembered: with 5 or 12 fewer faces were found
 WORSE = 1.02  # times the loss before: from there on a step is taken back
 LONGER = 1.3  # of the next step after one that was kept, up to the whole one
 FARTHEST = 0.3  # of the radius: how far a row moves in a step
+BETAS = 0.9, 0.999  # of LBFGSThenAdam
 
 
 def row_norm(x: Tensor) -> Tensor:
@@ -173,3 +174,48 @@ class SphericalLBFGS:
         sizes = [param[0].numel() for param in self.params]
         parts = zip(flat.split(sizes, 1), self.params, strict=True)
         return [part.reshape(param.shape) for part, param in parts]
+
+
+class LBFGSThenAdam(SphericalLBFGS):
+    """SphericalLBFGS for a picture until it was `welcome` once; from then on Adam at `within` times
+    lr, as SphericalOptimizer has it, of which that step is the first. As Adam does, it has no way
+    back from a gradient that is not finite.
+
+    To lower GEOCROSS within eps, where the LR has been met, takes no second-order steps, and the
+    faces that Adam leaves are more natural at the same GEOCROSS.
+    """
+
+    def __init__(self, params: Sequence[Tensor], lr: Tensor, precondition, within: float):
+        super().__init__(params, lr, precondition)
+        self.within = within
+        like = self.state["L-BFGS"]
+        self.state["Adam"] = {
+            "found": torch.zeros_like(like["loss"], dtype=torch.bool),  # (B,)
+            "mean": torch.zeros_like(like["g"]),  # (B, D), of the gradients since then
+            "square": torch.zeros_like(like["g"]),
+            "steps": torch.zeros_like(like["loss"]),
+        }
+
+    @torch.no_grad()
+    def step(self, loss: Tensor, welcome: Tensor) -> None:
+        s = self.state["Adam"]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        x, g = self._flat(self.params), self._flat(grads)
+        s["found"] |= welcome
+        if loss.device.type != "cpu" or not s["found"].all():  # elsewhere to ask would be to wait
+            super().step(loss, welcome)
+        found = s["found"][:, None]
+        s["steps"] += s["found"]
+        for name, new, beta in zip(("mean", "square"), (g, g.square()), BETAS, strict=True):
+            s[name].copy_(torch.where(found, beta * s[name] + (1 - beta) * new, s[name]))
+        steps = s["steps"].clamp(min=1)[:, None]
+        mean, square = (
+            s[n] / (1 - b**steps) for n, b in zip(("mean", "square"), BETAS, strict=True)
+        )
+        moved = self._parts(x - self.lr * self.within * mean / (square.sqrt() + 1e-8))
+        for param, new, radius in zip(self.params, moved, self.radii, strict=True):
+            chosen = s["found"].view(-1, *[1] * (param.ndim - 1))
+            param.copy_(torch.where(chosen, new / row_norm(new) * radius, param))
+
+
+SECOND_ORDER = {kind.__name__: kind for kind in (SphericalLBFGS, LBFGSThenAdam)}

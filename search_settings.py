@@ -16,13 +16,14 @@ from cli.errors import UserError
 
 
 class Optimiser(NamedTuple):
-    """An optimiser of torch.optim, by name, since torch takes seconds to import; or SphericalLBFGS,
-    which PULSE.py makes, since it also wants the loss.
+    """An optimiser of torch.optim, by name, since torch takes seconds to import; or of
+    SphericalOptimizer.py, of second order, which also wants the loss.
     """
 
     name: str
     options: dict = {}
     on_cuda: dict = {}  # what lets it take the learning rate from the device, and be recorded
+    second_order: bool = False
 
     def options_on(self, device_type: str) -> dict:
         """Those for parameters on such a device."""
@@ -37,12 +38,14 @@ class Start(NamedTuple):
     corrected: bool = False  # by regression (generators/fit.py)
 
 
+ADAM_WITHIN = 0.05  # Adam's share of lbfgs+adam's rate: with 0.1 GEOCROSS falls too slowly
 OPTIMISERS = {
     "sgd": Optimiser("SGD", {}, {"fused": True}),
     "adam": Optimiser("Adam", {}, {"capturable": True, "foreach": True}),
     "sgdm": Optimiser("SGD", {"momentum": 0.9}, {"fused": True}),
     "adamax": Optimiser("Adamax", {}, {"capturable": True, "foreach": True}),
-    "lbfgs": Optimiser("SphericalLBFGS"),
+    "lbfgs": Optimiser("SphericalLBFGS", second_order=True),
+    "lbfgs+adam": Optimiser("LBFGSThenAdam", {"within": ADAM_WITHIN}, second_order=True),
 }
 LOSS_TERMS = ("L2", "L1", "GEOCROSS")  # what loss.py computes
 NOISE_TYPES = ("zero", "fixed", "trainable")
@@ -70,11 +73,11 @@ SEARCHES = {  # the named searches: the defaults of the settings in which they d
         "loss_str": "100*L2+0.01*GEOCROSS",
         "geocross_within": 0.1,
         "start": "gathered+regression",
-        "opt_name": "lbfgs",
+        "opt_name": "lbfgs+adam",
         "learning_rate": 1.0,
         "lr_schedule": "fixed",
         "until": "eps",
-        "polish": 0.2,
+        "polish": 0.3,
     },
 }
 # Settings that early records and latent files lack, as they were before there was a choice.
@@ -215,7 +218,8 @@ class Settings:
     )
     opt_name: str | None = by_search(
         "opt_name",
-        "sgd, adam, sgdm (momentum 0.9), adamax or lbfgs (second-order steps)",
+        "sgd, adam, sgdm (momentum 0.9), adamax, lbfgs (second-order steps) or lbfgs+adam (Adam at "
+        f"{ADAM_WITHIN} times the rate once a picture was within eps, for naturalness)",
     )
     learning_rate: float | None = by_search(
         "learning_rate",

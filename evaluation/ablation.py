@@ -35,6 +35,7 @@ KNOBS = (  # name, knob, label and flags of every experiment on the LR; {}: nois
     ("quick-all-steps", "search", "quick, all steps", "-search quick -until steps"),
     ("quick-tied", "search", "quick, tied", "-search quick -start tied"),
     ("quick-regression", "search", "quick, regression", "-search quick -start regression"),
+    ("quick-lbfgs", "search", "quick, lbfgs", "-search quick -opt_name lbfgs"),
     (
         *("quick-adam", "search", "quick, adam"),
         "-search quick -opt_name adam -learning_rate 0.8 -lr_schedule linear1cycledrop",

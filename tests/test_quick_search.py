@@ -196,6 +196,17 @@ def test_a_search_ends_at_its_first_iterate_within_eps_and_the_share_to_polish(
         assert result.steps == last + 1 and result.best_step == best and result.within_eps
 
 
+def test_from_the_first_iterate_within_eps_on_the_steps_are_adams(model):
+    options = {"steps": 30, "search": "quick", "eps": EASY, "until": "steps", "seed": 0}
+    LR = drawn(model, [9])
+    _, adam, _ = finish(model(LR, **options))
+    _, lbfgs, _ = finish(model(LR, **options, opt_name="lbfgs"))
+    first = int((lbfgs[:, 0] <= EASY).nonzero()[0])
+    assert 0 < first < 25
+    assert torch.equal(adam[: first + 1], lbfgs[: first + 1])
+    assert (adam[first + 1 :] != lbfgs[first + 1 :]).all()
+
+
 def test_in_a_batch_each_picture_has_the_result_that_it_has_alone(model):
     options = {"steps": 40, "eps": EASY, "until": "eps", "polish": 0.05}
     options |= {"learning_rate": 0.02, "lr_schedule": "fixed"}  # rounding is not amplified

@@ -1,12 +1,23 @@
-"""Second-order steps on spheres: the direction is L-BFGS's, worse steps are taken back, and the
-pictures of a batch share nothing.
+"""Second-order steps on spheres: the direction is L-BFGS's, worse steps are taken back, the
+pictures of a batch share nothing, and those that were found can go on with Adam.
 """
+
+import functools
 
 import pytest
 import torch
 
-from SphericalOptimizer import FARTHEST, PAIRS, SphericalLBFGS, SphericalOptimizer, row_norm
+from search_settings import ADAM_WITHIN
+from SphericalOptimizer import (
+    FARTHEST,
+    PAIRS,
+    LBFGSThenAdam,
+    SphericalLBFGS,
+    SphericalOptimizer,
+    row_norm,
+)
 
+then_adam = functools.partial(LBFGSThenAdam, within=ADAM_WITHIN)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 D, MAP = 12, 4
@@ -48,16 +59,16 @@ class Valley:
         return loss.detach()
 
 
-NEVER = torch.zeros(1, dtype=torch.bool)
-
-
-def descend(valley: Valley, steps: int, lr: float = 1.0) -> tuple[SphericalLBFGS, list]:
-    optimiser = SphericalLBFGS(valley.params, torch.tensor(lr), list)
+def descend(
+    valley: Valley, steps: int, lr: float = 1.0, kind=SphericalLBFGS, found: int | None = None
+) -> tuple[SphericalLBFGS, list]:
+    """So many steps; at step `found` both of the first two pictures are welcome."""
+    optimiser = kind(valley.params, torch.tensor(lr), list)
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
         optimiser.zero_grad()
         losses.append(valley.backward())
-        optimiser.step(losses[-1], NEVER)
+        optimiser.step(losses[-1], torch.arange(len(losses[-1])) < (2 if step == found else 0))
     return optimiser, losses
 
 
@@ -136,9 +147,55 @@ def test_a_picture_goes_its_way_whatever_its_neighbours_do():
             assert torch.allclose(a[0], b[i], rtol=1e-2, atol=1e-3)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_others_alone():
+@pytest.mark.parametrize("kind", [SphericalLBFGS, then_adam])
+def test_a_loss_that_is_not_finite_leaves_the_others_alone(kind):
     together = Valley(2, [1, 2])
     with torch.no_grad():
         together.A[1] = torch.nan
-    _, losses = descend(together, 12)
+    _, losses = descend(together, 12, kind=kind, found=6)
     assert losses[-1][1].isnan() and losses[-1][0] < losses[0][0]
+
+
+def test_a_picture_that_was_welcome_once_goes_on_with_adam_and_the_others_do_not():
+    """Whatever its loss does, at a share of the rate, which may change."""
+    valley, other = Valley(3, [1, 2, 3]), Valley(3, [1, 2, 3])
+    rate = torch.tensor(2.0)
+    optimiser = LBFGSThenAdam(valley.params, rate, list, ADAM_WITHIN)
+    second_order = SphericalLBFGS(other.params, rate, list)
+    never, second = torch.zeros(3, dtype=torch.bool), torch.tensor([False, True, False])
+
+    def both() -> torch.Tensor:
+        optimiser.zero_grad()
+        second_order.zero_grad()
+        second_order.step(other.backward(), never)
+        return valley.backward()
+
+    for _ in range(6):
+        optimiser.step(both(), never)
+    # from here on the second picture alone, by Adam as SphericalOptimizer has it
+    alone = Valley(1, [2])
+    with torch.no_grad():
+        for a, b in zip(alone.params, valley.params, strict=True):
+            a.copy_(b[1:2])
+    adam = SphericalOptimizer(torch.optim.Adam, alone.params, lr=2 * ADAM_WITHIN)
+    for step in range(8):
+        adam.zero_grad()
+        alone.backward()
+        adam.step()
+        loss = both() * (1 + 3 * second * (step == 2))  # as if it had become worse
+        optimiser.step(loss, second & (step == 0))
+        for a, b in zip(alone.params, valley.params, strict=True):
+            assert torch.allclose(a[0], b[1], rtol=1e-3, atol=1e-3), step
+        if step == 4:
+            rate.fill_(1.0)
+            adam.opt.param_groups[0]["lr"] = ADAM_WITHIN
+    for mine, theirs in zip(valley.params, other.params, strict=True):
+        assert torch.equal(mine[::2], theirs[::2]) and not torch.equal(mine[1], theirs[1])
+
+
+def test_where_all_were_welcome_the_steps_are_those_beside_one_that_was_not():
+    both, three = Valley(2, [1, 2]), Valley(3, [1, 2, 3])
+    for valley in (both, three):
+        descend(valley, 12, kind=then_adam, found=5)
+    for a, b in zip(both.params, three.params, strict=True):
+        assert torch.allclose(a, b[:2], rtol=1e-2, atol=1e-3)

@@ -58,7 +58,7 @@ def test_a_step_changes_its_tensors_in_place(generator, opt_name):
     after = all_tensors(search)
     assert {name: value.data_ptr() for name, value in after.items()} == places
     optimiser = search.optimiser.opt
-    lr = optimiser.lr if opt_name == "lbfgs" else optimiser.param_groups[0]["lr"]
+    lr = optimiser.lr if opt_name.startswith("lbfgs") else optimiser.param_groups[0]["lr"]
     assert lr is search.rate
     for name in ("v", "noise 0", "rate", "index"):
         assert not torch.equal(after[name], values[name]), name
@@ -178,7 +178,7 @@ def test_searches_of_one_kind_share_a_recording_and_end_as_without(generator, op
         assert torch.equal(pictures[i], lr_pictures(6).split(2)[i])  # nor what the caller gave
 
 
-@pytest.mark.parametrize("opt_name", ["adam", "lbfgs"])
+@pytest.mark.parametrize("opt_name", ["adam", "lbfgs", "lbfgs+adam"])
 def test_a_search_that_ends_early_hands_its_recording_on(generator, opt_name):
     """Each picture's own end is a tensor of the recorded step."""
     settings = Settings(

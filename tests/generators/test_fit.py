@@ -164,4 +164,5 @@ def test_only_searches_that_use_a_fit_make_one(tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
     fit = model.fit_for(Settings(search="quick"), 4)
     assert model.fit_for(Settings(opt_name="lbfgs"), 4) is fit
+    assert model.fit_for(Settings(opt_name="lbfgs+adam"), 4) is fit
     assert model.fit_for(Settings(start="regression"), 2) is not fit
