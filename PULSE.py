@@ -39,7 +39,7 @@ from SphericalOptimizer import SECOND_ORDER, SphericalOptimizer
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
 Figures = dict[str, Tensor]  # "L2", "GEOCROSS" and "total" of one iterate, each (B,)
 
-ASK_EVERY = 8  # steps on CUDA, where asking whether all pictures are found makes the device wait
+ASK_EVERY = 8  # steps on a GPU, where asking whether all pictures are found makes the device wait
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,10 @@ class Search:
         """Whether no picture would keep a further iterate; asked seldom where that takes time."""
         if self.settings.until != "eps":
             return False
-        if self.index.device.type != "cpu" and self.steps_done % ASK_EVERY:
+        last = self.best["last"]
+        if last.device.type != "cpu" and self.steps_done % ASK_EVERY:
             return False
-        return bool((self.best["last"] < self.steps_done).all())
+        return bool((last < self.steps_done).all())
 
     def _leave_recording(self) -> None:
         """The next search may have the memory in which this one was computed."""

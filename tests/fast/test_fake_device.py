@@ -80,14 +80,23 @@ def test_so_does_a_search_on_a_later_network(monkeypatch, name, form, precision)
         search_later(watch, name, form, precision)
 
 
+@pytest.fixture
+def few_gathering(monkeypatch):
+    """Of its fifty steps, all alike, three."""
+    monkeypatch.setattr("generators.latents.GATHERING", 3)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
 @pytest.mark.parametrize("more", [{}, {"tile_latent": True}, {"until": "eps", "polish": 0.5}])
-def test_so_does_the_quick_search(monkeypatch, more):
-    with fake_device("cuda", monkeypatch) as watch:
+@pytest.mark.usefixtures("few_gathering")
+def test_so_does_the_quick_search(monkeypatch, device, more):
+    with fake_device(device, monkeypatch) as watch:
         search_on(watch, TorchKernels(), "float32", 2, Settings(steps=6, search="quick", **more))
     assert torch.float64 not in watch.dtypes
 
 
 @pytest.mark.parametrize("search", ["paper", "quick"])
+@pytest.mark.usefixtures("few_gathering")
 def test_whether_all_are_found_is_asked_every_few_steps_only(monkeypatch, search):
     settings = {"search": search, "until": "eps"}
     with fake_device("cuda", monkeypatch) as watch:
