@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 # Keys, as the WebDriver standard numbers them.
-TAB, ENTER, PAGE_DOWN, END, HOME = "\ue004", "\ue007", "\ue00f", "\ue010", "\ue011"
+TAB, ENTER, CONTROL = "\ue004", "\ue007", "\ue009"
+PAGE_DOWN, END, HOME = "\ue00f", "\ue010", "\ue011"
 LEFT, RIGHT, DOWN = "\ue012", "\ue014", "\ue015"
 
 # Of every element of a selector: the contrast of its text with what is behind, and its HTML.

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from browser import CONTRASTS, ENTER, TAB, console_errors
+from browser import CONTRASTS, CONTROL, ENTER, TAB, console_errors
 from conftest import command, compiled_before
 from open_page import Tab, until
 from PIL import Image
@@ -234,9 +234,11 @@ def test_everything_is_done_by_the_keyboard_alone(chromium, tab, photographs):
     press(" ")
     assert tab.run("return document.activeElement.checked")
     focused("textarea, input[type=text]").send_keys("7")  # seed
-    focused("input[type=number]")
-    focused("input[type=number]").clear()
+    focused("input[type=number]")  # faces
+    focused("input[type=number]")  # steps
+    ActionChains(chromium, 0).key_down(CONTROL).send_keys("a").key_up(CONTROL).perform()
     press("4")
+    assert tab.run("return document.activeElement.value") == "4"
     focused("button")
     press(ENTER)
     assert "Seed 7 " in tab.wait("live", DONE)
