@@ -171,13 +171,15 @@ def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured
     assert document["experiments"] == measured.document["experiments"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "chosen"), [(signal.SIGTERM, ["defaults", "steps-50"]), (signal.SIGKILL, ["steps-50"])]
+)
 def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_was_not(
-    measured, called, how, tmp_path
+    measured, called, how, chosen, tmp_path
 ):
     shutil.copytree(measured.folder / "lr", tmp_path / "lr")
     args = [*measured.args[:2], *measured.args[4:8], "-processes", 2]
-    args += ["-only", "defaults", "steps-50"]
+    args += ["-only", *chosen]
     words = [sys.executable, str(ROOT / "experiments.py"), *map(str, args)]
     process = subprocess.Popen(
         words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -198,6 +200,7 @@ def test_a_stopped_run_leaves_no_process_and_goes_on_to_the_figures_of_one_that_
     done = called("experiments.py", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "experiments" / "experiments.json").read_text())
+    assert [row["name"] for row in document["experiments"]] == chosen
     for row in document["experiments"]:
         for key in ("within_eps", "l2", "l2_error", "worst_l2", "geocross"):
             assert row[key] == measured.rows[row["name"]][key], (row["name"], key)
