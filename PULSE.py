@@ -330,7 +330,7 @@ class PULSE:
 
     def fit_for(self, settings: Settings, side: int) -> Fit | None:
         """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
-        the first use of a generator, which takes as long as about five searches, and cached.
+        the first use of a generator, which takes as long as some six searches, and cached.
         """
         second_order = OPTIMISERS[settings.opt_name].second_order
         if not STARTS[settings.start].corrected and not second_order:
