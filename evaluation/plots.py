@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from evaluation.ablation import DEFAULTS
@@ -100,8 +100,8 @@ def knobs_plot(rows: list[dict], about: str) -> Figure | None:
     left.set_xlim(-3, 103)
     left.set_xlabel(SHARE)
     right.set_xlabel("mean L2 (± its SE), log scale")
-    _logarithmic(right, "x")
     _eps_line(right.axvline, rows)
+    _logarithmic(right, "x")
     for axes in (left, right):
         axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.grid(axis="x")
@@ -152,8 +152,8 @@ def naturalness_plot(rows: list[dict], about: str) -> Figure | None:
     axes.set_xlim(-0.25, 2.2 * max(2, *(row["geocross"] for row in rows)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _logarithmic(axes, "y")
     _eps_line(axes.axhline, rows)
+    _logarithmic(axes, "y")
     axes.set_xlabel("mean GEOCROSS, log scale from 1 (left: latents agree, more natural)")
     axes.set_ylabel("mean L2, log scale (below: closer to the LR)")
     axes.grid()
@@ -211,9 +211,15 @@ def _eps_line(draw: Callable, rows: list[dict]) -> None:
 
 
 def _logarithmic(axes: Axes, axis: str) -> None:
-    """A logarithmic axis whose ticks are numbers such as 0.002, not powers."""
+    """A logarithmic axis, of what has been drawn, whose ticks are numbers such as 0.002."""
     axes.set(**{f"{axis}scale": "log"})
     ticks = getattr(axes, f"{axis}axis")
+    low, high = getattr(axes, f"get_{axis}lim")()
+    if high < 4 * low:  # 1, 2 and 5 times a power of ten would be too few
+        ticks.set_major_locator(MaxNLocator(4))
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks.set_minor_locator(NullLocator())
+        return
     shown = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
     ticks.set_major_formatter(shown)
     ticks.set_minor_formatter(shown)

@@ -83,3 +83,23 @@ def test_a_plot_for_which_too_little_was_measured_is_left_out():
     assert plots.plots([row for row in rows if row["name"] == "defaults"], "") == {}
     some = [row for row in rows if row["name"] in ("defaults", "noise-zero")]
     assert set(plots.plots(some, "")) == {"knobs", "naturalness"}
+
+
+@pytest.mark.parametrize("high", [0.0021, 0.008])
+def test_numbers_at_an_axis_do_not_overlap_however_near_the_values_are(high):
+    rows = made_up()
+    for row, l2 in zip(rows, np.linspace(0.0013, high, len(rows)), strict=True):
+        row |= {"l2": float(l2), "l2_error": 0.0}
+    for name, which in (("knobs", 1), ("naturalness", 0)):
+        figure = plots.plots(rows, "50 pictures")[name]
+        figure.draw_without_rendering()
+        axes = figure.axes[which]
+        axis = axes.xaxis if name == "knobs" else axes.yaxis
+        low, far = axis.get_view_interval()
+        boxes = [
+            tick.label1.get_window_extent()
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+            if tick.label1.get_text() and low <= tick.get_loc() <= far
+        ]
+        assert len(boxes) >= 2
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
