@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 MODULES = (
     *("run", "align_face", "evaluate", "experiments", "bench", "convert"),
-    *("training.train", "training.grow", "training.export", "training.score", "demo.app"),
-    "evaluation.naturalness",
+    *("training.train", "training.grow", "training.search_axes", "training.export"),
+    *("training.score", "demo.app", "evaluation.naturalness"),
 )
 HEAD = """\
 # Every flag

@@ -1,0 +1,119 @@
+"""training/search_axes.py: other coordinates of W, and the samples stay."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, one_file, random_networks
+
+from bicubic import BicubicDownSample
+from cli.errors import UserError
+from generators.formats import Networks, read_networks
+from training.samples import samples
+from training.search_axes import OFFSET, changed, coordinates, main, moments, sensitivity
+
+
+@pytest.fixture(scope="module")
+def before() -> Networks:
+    """Networks whose W varies most, and moves the picture most, in directions that are no axes."""
+    synthesis, mapping = random_networks(32)
+    uneven = torch.logspace(0.2, -0.2, 16).diag()
+    with torch.no_grad():
+        mapping[-1].weight.copy_(mapping[-1].weight @ uneven)
+        mapping[-1].bias.normal_(std=30)
+        turn = torch.linalg.qr(torch.randn(16, 16)).Q @ uneven
+        for name, parameter in synthesis.named_parameters():
+            if name.endswith("lin.weight"):
+                parameter.copy_(parameter @ turn @ turn.T)
+    networks = Networks(synthesis, mapping, about={"name": "uneven"})
+    synthesis.requires_grad_(False), mapping.requires_grad_(False)
+    return networks
+
+
+def correlations(C: torch.Tensor) -> torch.Tensor:
+    """Of a covariance, those between two numbers; 0 on the diagonal."""
+    scale = C.diagonal().sqrt()
+    return C / scale.outer(scale) - torch.eye(len(C))
+
+
+def test_numbers_become_uncorrelated_and_distances_changes_of_the_picture(before):
+    mean, C = moments(before.mapping, 50_000)
+    H = sensitivity(before, 8, 512)
+    after = changed(before, mean, C, coordinates(C, H))
+    new_mean, new_C = moments(after.mapping, 20_000, seed=1)
+    assert correlations(C).abs().max() > 0.2
+    assert correlations(new_C).abs().max() < 0.05
+    assert torch.allclose(new_mean, OFFSET * new_C.diagonal().sqrt(), rtol=0.05)
+    new_H = sensitivity(after, 8, 512, seed=1)
+    unit = new_H / new_H.diagonal().mean()  # Euclidean: the identity, but for chance
+    assert (unit - torch.eye(16)).abs().max() < 0.3
+    assert (H / H.diagonal().mean() - torch.eye(16)).abs().max() > 0.5
+
+
+def test_the_sensitivity_is_that_of_small_steps(before):
+    """Against differences of pictures, in the direction that moves them most, and in another."""
+    H = sensitivity(before, 8, 1024)
+    vectors = torch.linalg.eigh(H).eigenvectors.T[[-8, -1]].float()
+    random = torch.Generator().manual_seed(5)
+    z = torch.randn(256, 16, generator=random)
+    noise = [torch.randn(256, 1, r, r, generator=random) for r in before.synthesis.layer_sizes]
+    w = before.mapping(z)[:, None].repeat(1, before.synthesis.num_layers, 1)
+    downscale = BicubicDownSample(4)
+    for direction in vectors:
+        found = 0.0
+        for layer in range(before.synthesis.num_layers):
+            step = torch.zeros_like(w)
+            step[:, layer] = 1e-2 * direction
+            plus, minus = (downscale(before.synthesis(w + s * step, noise)) for s in (1, -1))
+            found += ((plus - minus) / 2e-2).square().sum().item() / len(z)
+        direction = direction.double()
+        assert found == pytest.approx((direction @ H @ direction).item(), rel=0.2)
+
+
+def test_samples_stay(before):
+    mean, C = moments(before.mapping, 50_000)
+    after = changed(before, mean, C, coordinates(C, sensitivity(before, 8, 64)))
+    old, new = (samples(n.synthesis, n.mapping, range(32)).int() for n in (before, after))
+    difference = (old - new).abs()  # of 255 levels
+    assert difference.max() <= 8 and (difference > 1).float().mean() < 0.01
+    assert old.float().std(dim=0).mean() > 3  # samples differ from each other by more
+
+
+def test_the_command_writes_a_generator_that_files_of_half_precision_hold_exactly(tmp_path):
+    one_file(tmp_path / "small.pt")
+    command = [sys.executable, "-m", "training.search_axes", "-start", tmp_path / "small.pt"]
+    command += ["-output_dir", tmp_path / "turned", "-draws", 20_000, "-prior_draws", 20_000]
+    command += ["-side", 8, "-pictures", 64]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    written = read_networks(tmp_path / "turned" / "generator.pt")
+    start = read_networks(tmp_path / "small.pt")
+    mean, C = moments(start.mapping, 20_000)
+    expected = changed(start, mean, C, coordinates(C, sensitivity(start, 8, 64)))
+    for name in ("synthesis", "mapping"):
+        for key, value in getattr(expected, name).state_dict().items():
+            if "lin." in key or "dense2" in key:  # what is changed; all else is rounded
+                assert torch.equal(getattr(written, name).state_dict()[key].float(), value), key
+    mean, std = written.prior
+    assert torch.allclose(mean, OFFSET * std, rtol=0.05)
+    assert len(written.mapping) == 3 and written.about["name"] == "a random network of the tests"
+
+
+@pytest.mark.parametrize(
+    ("changes", "side", "said"),
+    [
+        ({"mapping": None}, 8, "small.pt has no mapping network: give"),
+        ({}, 16, "-side 16 must divide 16, and be less"),
+        ({}, 0, "-side 0 must divide 16"),
+        ({}, 6, "-side 6 must divide 16"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused(tmp_path, monkeypatch, changes, side, said):
+    path = one_file(tmp_path / "small.pt", **changes)
+    command = ["search_axes", "-start", str(path), "-side", str(side)]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        main()
+    assert not (tmp_path / "turned").exists()

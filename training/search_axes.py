@@ -1,0 +1,162 @@
+"""Choose coordinates of the latent space W that suit the search; the generator's samples stay.
+
+    python -m training.search_axes -start trained/generator.pt -output_dir turned
+
+The search steps in the numbers of w, and which numbers a generator has there is chance: no training
+asks for it. The prior takes them to be independent (generators/prior.py), Adam scales each of them
+by itself, and GEOCROSS measures angles in them, whatever they do to the picture. So the mapping
+network gets one layer more,
+
+    w' = LeakyReLU(A·(w − μ) + OFFSET·σ),
+
+which the layers that read w undo. Of C, the covariance of w, and H = E Σ JᵀJ over the layers, J the
+derivative of the picture, downscaled to -side pixels, with respect to a layer's w:
+
+    A = S·Qᵀ·C^−½,  Q·S²·Qᵀ = C^½·H·C^½  (eigenvectors and eigenvalues).
+
+The numbers of w' are then uncorrelated, so that the prior has the covariance of W; each changes the
+picture by itself, to first order, so that Adam's scaling is right; and the distance between two w'
+is how much their pictures differ. μ and σ are the mean of w and the standard deviations of the
+numbers. OFFSET keeps w' where the LeakyReLU, with which every mapping network ends, is straight.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bicubic import BicubicDownSample
+from cli.command import OK, Parser, run_command
+from cli.errors import UserError
+from cli.progress import tell
+from generators.formats import Networks, read_stylegan1
+from generators.load import save_generator, weight_file
+from generators.prior import fit_prior
+from safe_files import require_folder_writable
+from stylegan import EqualisedLinear, G_mapping
+
+OFFSET = 4.0  # of a Gaussian's numbers, three in 100,000 lie farther below its mean
+FEWEST = 1e-4  # of the largest eigenvalue: what moves the picture less is taken for this
+CHUNK = 10_000  # latents at once
+BATCH = 16  # pictures at once
+
+
+@torch.no_grad()
+def moments(mapping: G_mapping, draws: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of mapping(z) over `draws` z ~ N(0, I), in float64."""
+    random = torch.Generator().manual_seed(seed)
+    total, products = 0.0, 0.0
+    for first in range(0, draws, CHUNK):
+        z = torch.randn(min(CHUNK, draws - first), mapping.latent_size, generator=random)
+        w = mapping(z).double()
+        total, products = total + w.sum(0), products + w.T @ w
+    mean = total / draws
+    return mean, (products - draws * mean.outer(mean)) / (draws - 1)
+
+
+def sensitivity(networks: Networks, side: int, pictures: int, seed: int = 0) -> Tensor:
+    """H (d, d), in float64: E Σ JᵀJ of `pictures` samples, J = ∂LR/∂w of each layer, LR the picture
+    in [-1, 1] at `side` pixels. For u ~ N(0, I), E (Jᵀu)(Jᵀu)ᵀ is JᵀJ.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    synthesis, mapping = networks.synthesis, networks.mapping
+    downscale = BicubicDownSample(synthesis.resolution // side)
+    total = torch.zeros(mapping.dlatent_size, mapping.dlatent_size, dtype=torch.float64)
+    for _ in range(0, pictures, BATCH):
+        with torch.no_grad():
+            w = mapping(draw(BATCH, mapping.latent_size))
+        w = w[:, None].repeat(1, synthesis.num_layers, 1).requires_grad_()
+        LR = downscale(synthesis(w, [draw(BATCH, 1, r, r) for r in synthesis.layer_sizes]))
+        (gradient,) = torch.autograd.grad((LR * draw(*LR.shape)).sum(), w)
+        gradient = gradient.flatten(0, 1).double()  # (B·L, d)
+        total += gradient.T @ gradient / BATCH
+    return total / -(-pictures // BATCH)
+
+
+def coordinates(C: Tensor, H: Tensor) -> Tensor:
+    """A (d, d) of covariance C and sensitivity H, both (d, d): A·C·Aᵀ is diagonal, and AᵀA is H,
+    but for the FEWEST; the number that moves the picture most comes first.
+    """
+    variances, axes = torch.linalg.eigh(C)
+    variances = variances.clamp(min=1e-6 * variances.max())  # a direction that W lacks
+    root = axes @ variances.sqrt().diag() @ axes.T
+    eigenvalues, Q = torch.linalg.eigh(root @ H @ root)
+    S = eigenvalues.clamp(min=FEWEST * eigenvalues.max()).sqrt()
+    A = S.diag() @ Q.T @ axes @ variances.rsqrt().diag() @ axes.T
+    return A.flip(0) / S.square().mean().sqrt()  # of any scale: the prior follows
+
+
+def in_half(x: Tensor) -> Tensor:
+    """Rounded to what a file in float16 holds, so that what comes after can make up for it."""
+    return x.half().to(x.dtype)
+
+
+@torch.no_grad()
+def changed(networks: Networks, mean: Tensor, C: Tensor, A: Tensor) -> Networks:
+    """Networks of the same samples, whose latents are w' = A·(w − mean) + OFFSET·σ, of covariance
+    A·C·Aᵀ; in float32, with values of float16 where they were changed.
+    """
+    old = networks.mapping
+    mapping = G_mapping(old.dlatent_size, len(old) + 1, old.latent_size, len(old[0].bias))
+    mapping.load_state_dict(mapping.state_dict() | old.state_dict())
+    last, sigma = mapping[-1], (A @ C @ A.T).diagonal().sqrt()
+    last.weight.copy_(in_half(A / last.scale))
+    last.bias.copy_(in_half((OFFSET * sigma - A @ mean) / last.lrmul))
+    A = last.weight.double() * last.scale  # as it was rounded
+    inverse, centre = torch.linalg.inv(A), A @ mean + last.bias.double() * last.lrmul
+
+    synthesis = copy.deepcopy(networks.synthesis)
+    for layer in synthesis.modules():
+        if isinstance(layer, EqualisedLinear):  # all of them read w
+            style = layer.weight.double() * layer.scale
+            layer.weight.copy_(in_half(style @ inverse / layer.scale))
+            # of the rounded weight, so that the style at the mean of W stays what it is
+            change = style @ mean - layer.weight.double() * layer.scale @ centre
+            layer.bias.copy_(in_half(layer.bias + change / layer.lrmul))
+    return Networks(synthesis, mapping, about=networks.about)
+
+
+def parser() -> Parser:
+    flags = Parser(__doc__)
+    flags.flag("start", "demo, demo64 or a one-file generator with its mapping network", "demo64")
+    flags.flag("output_dir", "where generator.pt goes", "turned", type=Path)
+    flags.flag("side", "pixels of the LR pictures that it will be searched for", 32, type=int)
+    flags.flag("draws", "latents of which the covariance is taken", 1_000_000, type=int)
+    flags.flag("pictures", "of which the derivatives are taken", 1200, type=int)
+    flags.flag("prior_draws", "latents that its prior is fitted to", 1_000_000, type=int)
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
+    require_folder_writable(args.output_dir, "-output_dir")
+    networks = read_stylegan1(weight_file(args.start))
+    if networks.mapping is None:
+        raise UserError(f"{args.start} has no mapping network: give a generator that has one")
+    size = networks.synthesis.resolution
+    if not 1 <= args.side < size or size % args.side:
+        raise UserError(f"-side {args.side} must divide {size}, and be less: 16 or 32, say")
+    networks.synthesis.float().requires_grad_(False), networks.mapping.float()
+    mean, C = moments(networks.mapping, args.draws)
+    A = coordinates(C, sensitivity(networks, args.side, args.pictures))
+    networks = changed(networks, mean, C, A)
+    prior = fit_prior(networks.mapping, args.prior_draws)
+    networks.synthesis.half(), networks.mapping.half()
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        save_generator(networks, prior, args.output_dir / "generator.pt")
+    except OSError as error:
+        raise UserError(f"{args.output_dir} cannot be written ({error.strerror})") from None
+    tell(f"written: {args.output_dir / 'generator.pt'}")
+    return OK
+
+
+if __name__ == "__main__":
+    run_command(main)
