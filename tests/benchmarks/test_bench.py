@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import runpy
 import sys
 import time
 from contextlib import redirect_stdout
@@ -23,16 +24,44 @@ def once(work, device) -> float:
     return time.perf_counter() - start
 
 
+def first_in_process(patch):
+    """In place of bench.in_process: a process for the first command only; what the others do is
+    done here, without their import of PyTorch.
+    """
+    begun = []
+
+    def run(_, module: str, request: str) -> tuple[float, str]:
+        begun.append(request)
+        if len(begun) == 1:
+            return in_process("-m", module, request)
+        patch.setattr(sys, "argv", [module, request])
+        patch.delitem(sys.modules, module, raising=False)  # of which runpy would warn
+        with redirect_stdout(io.StringIO()) as printed:
+            runpy.run_module(module, run_name="__main__")
+        return 0.0, printed.getvalue()
+
+    in_process = bench.in_process
+    return run
+
+
+def cached_in(c_cache, measure):
+    """`measure`, whose last argument is a folder for compiled code, with that of all tests."""
+    return lambda *given: measure(*given[:-1], c_cache)
+
+
 @pytest.fixture(scope="module")
-def steps_and_profile(tmp_path_factory):
-    """What `bench.py -parts steps profile` prints, and its figures: rows are processes, as always,
-    but the network has few channels, and the machine's rates are measured once, not eleven times.
+def steps_and_profile(c_cache, tmp_path_factory):
+    """What `bench.py -parts steps profile` prints, and its figures: the network has few channels,
+    and the machine's rates are measured once, not eleven times.
     """
     file = tmp_path_factory.mktemp("bench") / "bench.json"
     words = ["-device", "cpu", "-resolution", "64", "-repeats", "1"]
     words += ["-parts", "steps", "profile", "-json", str(file)]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.setattr(hardware, "seconds_of", once)
+        patch.setattr(bench, "in_process", first_in_process(patch))
+        for name in ("measure_steps", "measure_profile"):
+            patch.setattr(bench, name, cached_in(c_cache, getattr(bench, name)))
         patch.setattr(bench, "random_generator", partial(bench.random_generator, fmap_max=64))
         patch.setattr(sys, "argv", ["bench.py", *words])
         assert bench.main() == 0
@@ -58,12 +87,16 @@ def test_bench_tells_where_a_step_goes(steps_and_profile):
         assert len(parts) == 4 and min(parts.values()) > 0  # nothing is counted twice
 
 
-def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(tmp_path):
+def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(
+    called, c_cache, tmp_path, monkeypatch
+):
+    compare = bench.compare
+    monkeypatch.setattr(bench, "compare", lambda *given: compare(*given[:2], c_cache, *given[3:]))
     (tmp_path / "faces").mkdir()
     for i in range(3):
         pixels = np.random.default_rng(i).integers(0, 256, (64, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "faces" / f"{i}.png")
-    done = command(
+    done = called(
         *("bench.py", "-device", "cpu", "-parts", "faces", "-faces", "faces", "-steps", 3),
         *("-json", "bench.json"),
         cwd=tmp_path,
@@ -81,6 +114,9 @@ def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(tmp_path):
 
 
 def test_bench_without_the_faces_it_is_to_search_says_what_to_give(called, tmp_path):
-    for words in (("-parts", "faces"), ("-parts", "steps", "-faces", ".")):
-        done = called("bench.py", *words, cwd=tmp_path)
+    for call, *words in (
+        (command, "-parts", "faces"),  # as a user runs it
+        (called, "-parts", "steps", "-faces", "."),
+    ):
+        done = call("bench.py", *words, cwd=tmp_path)
         assert done.returncode == 2 and "-parts faces -faces FOLDER" in done.stderr
