@@ -100,7 +100,7 @@ def here(small, tmp_path, monkeypatch, capsys):
 
 
 SERVER = """
-import gc, json, os, resource, signal, sys
+import gc, importlib, json, os, resource, signal, sys
 import filelock, run
 from PIL import Image
 from runner import distributed, folder, jobs, records
@@ -109,6 +109,9 @@ from cli.command import run_command
 
 Image.init()  # its plugins
 gc.freeze()  # else a child, at its end, looks at and so copies all of this: a second
+
+def kill(*args, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 for line in sys.stdin:
     order = json.loads(line)
@@ -125,6 +128,9 @@ for line in sys.stdin:
         if order["largest_file"]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"],) * 2)
+        if order["killed_in"]:
+            module, name = order["killed_in"]
+            setattr(importlib.import_module(module), name, kill)
         sys.argv = ["run.py", *order["args"]]
         run_command(run.main, resumes=True)
     print(child, flush=True)
@@ -159,7 +165,8 @@ class Process:
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
     """`start(args, cwd)` begins a run of run.py as a process of its own: a Process. `variables`
-    are of its environment; what PyTorch read when it was imported they do not change.
+    are of its environment; what PyTorch read when it was imported they do not change. killed_in:
+    module and name of a function that it does not survive.
     """
     logs = tmp_path_factory.mktemp("logs")
     server = subprocess.Popen(
@@ -175,11 +182,13 @@ def start(tmp_path_factory):
         server.stdin.flush()
         return int(server.stdout.readline())
 
-    def begin(args, cwd: Path, largest_file: int = 0, **variables: str) -> Process:
+    def begin(
+        args, cwd: Path, largest_file: int = 0, killed_in: tuple = (), **variables: str
+    ) -> Process:
         log = logs / f"{len(list(logs.iterdir()))}.txt"
         log.touch()
         order = {"args": list(map(str, args)), "cwd": str(cwd), "log": str(log)}
-        order |= {"largest_file": largest_file, "variables": variables}
+        order |= {"largest_file": largest_file, "killed_in": killed_in, "variables": variables}
         return Process(ask, log, ask(order))
 
     yield begin

@@ -40,9 +40,8 @@ def test_batch_order_kill_and_processes_change_no_byte(generator, start, tmp_pat
     expected = results("expected")
     assert len(expected) == 4
     assert results("batch", "-batch_size", 3) == expected
-    for i in reversed(range(4)):
-        results("order", "-input_dir", tmp_path / "input" / f"{i:02}.png")
-    assert pictures(tmp_path / "order") == expected
+    results("order", "-input_dir", tmp_path / "input" / "03.png")  # the last alone and first
+    assert results("order") == expected
 
     process = start([*args, "-output_dir", "killed"], tmp_path)
     process.wait_until(lambda: list((tmp_path / "killed").rglob("*.png")))

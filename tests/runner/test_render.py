@@ -4,14 +4,13 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_file
+from conftest import one_file
 from forked_runs import PULSE_EPS as EPS
 from forked_runs import PULSE_STEPS as STEPS
 from forked_runs import files
@@ -248,46 +247,24 @@ def test_a_latent_goes_with_its_picture(pulse):
     assert not files(pulse.runs, ".npz") and len(files(pulse.runs, ".png")) == 2
 
 
-KILLED = """
-import os, signal, sys
-import run
-from generators import latents
-from imaging import animation
-from runner import folder, jobs
-import torch._dynamo  # every optimiser imports it, which takes seconds
-from cli.command import run_command
-
-def kill(*args, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-for number, (module, name) in enumerate([
-    (animation, "atomic_write"), (folder, "write_result"), (latents.np, "savez"),
-    (jobs, "write_picture"),
-]):
-    child = os.fork()
-    if child == 0:
-        setattr(module, name, kill)
-        sys.argv = ["run.py", *sys.argv[1:], "-output_dir", f"killed_{number}"]
-        run_command(run.main, resumes=True)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
-"""
+BETWEEN = [  # called before the animation, the record, the latent and the picture are written
+    ("imaging.animation", "atomic_write"),
+    ("runner.folder", "write_result"),
+    ("numpy", "savez"),
+    ("runner.jobs", "write_picture"),
+]
 
 
-def test_a_run_that_is_killed_between_any_two_files_goes_on_to_the_same_bytes(pulse, tiny):
+def test_a_run_that_is_killed_between_any_two_files_goes_on_to_the_same_bytes(pulse, start, tiny):
     args = ("-save_latent", "-animation", "gif", "-input_dir", "input/a.png")
     pulse(*args)
     expected = files(pulse.runs, ".png", ".npz", ".gif")
     assert len(expected) == 3
     fixed = ("-device", "cpu", "-threads", 1, "-seed", 0, "-steps", STEPS, "-eps", EPS)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, "-generator", *map(str, (tiny, *fixed, *args))],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=pulse.root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    for i, function in enumerate(BETWEEN):
+        words = ("-generator", tiny, *fixed, *args, "-output_dir", f"killed_{i}")
+        process = start(words, pulse.root, killed_in=function)
+        assert process.wait() == -signal.SIGKILL, (function, process.output)
     killed = sorted(pulse.root.glob("killed_*"))
     assert len(killed) == 4
     for folder in killed:
