@@ -18,11 +18,11 @@ from generators.load import load_generator, save_generator
 from generators.prior import fit_prior
 
 
-def test_convert_and_describe_as_commands(tmp_path):
+def test_convert_and_describe_as_commands(called, tmp_path):
     synthesis, mapping = random_networks(32, d=16)
     Gs = nvidia_network(synthesis, mapping)
     write_pickle(tmp_path / "cats.pkl", (None, None, Gs))
-    done = command("convert.py", "cats.pkl", "-info", cwd=tmp_path)
+    done = called("convert.py", "cats.pkl", "-info", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in ("NVIDIA pickle", "32x32", "layers: 8", "latent width: 16", "CC BY-NC 4.0"):
         assert words in done.stdout
@@ -35,7 +35,7 @@ def test_convert_and_describe_as_commands(tmp_path):
     assert f"the same generator, SHA-256 {written.sha256}\n" in done.stdout
     assert written.sha256 == read.sha256
     before = (tmp_path / "cats.pt").read_bytes()
-    done = command("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
+    done = called("convert.py", "cats.pkl", "-o", "cats.pt", cwd=tmp_path)
     assert done.returncode == 2 and "-overwrite" in done.stderr
     assert (tmp_path / "cats.pt").read_bytes() == before
 

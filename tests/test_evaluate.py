@@ -74,7 +74,7 @@ def test_what_run_py_writes_is_evaluated_and_agrees_with_its_records(scene, tiny
     assert done.PNG["diversity_rmse"] > 0
 
 
-def test_as_a_process_it_ends_with_the_status_of_the_folder(tmp_path):
+def test_as_a_process_it_ends_with_the_status_of_the_folder(called, tmp_path):
     put_result(tmp_path / "runs", "a", flat(110), flat(100, 8), "a.png")
     put(tmp_path / "lr", "a.png", flat(100, 8))
     args = ["runs", "--input_dir=lr", "-csv", "new/o.csv"]
@@ -83,7 +83,7 @@ def test_as_a_process_it_ends_with_the_status_of_the_folder(tmp_path):
     assert done.stdout.startswith("runs: 1 result of 1 input, eps 0.002, steps 100\n")
     assert (tmp_path / "new" / "o.csv").exists()
     (tmp_path / "runs" / "a.png").unlink()
-    done = command("evaluate.py", "runs", cwd=tmp_path)
+    done = called("evaluate.py", "runs", cwd=tmp_path)
     assert done.returncode == 2
     assert "a.json: left out, a record without its picture" in done.stderr
 

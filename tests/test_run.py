@@ -252,7 +252,7 @@ def test_sheets_show_each_picture_with_its_results(pulse):
     assert Image.open(pulse.runs / "sheets" / "a.png").width > 4 * 200
 
 
-def test_photographs_whose_aligned_faces_lie_beside_them_are_passed_over(pulse, tmp_path):
+def test_photographs_whose_aligned_faces_lie_beside_them_are_passed_over(pulse, called, tmp_path):
     """The oldest way of working: photographs in input/, align_face.py, run.py."""
     pytest.importorskip("dlib", reason="dlib finds the faces")
     skimage_data = pytest.importorskip("skimage.data", reason="scikit-image has the photograph")
@@ -260,9 +260,9 @@ def test_photographs_whose_aligned_faces_lie_beside_them_are_passed_over(pulse, 
     photo = pulse.input / "collins.png"
     Image.fromarray(skimage_data.astronaut()[:400]).save(photo)
     before = photo.read_bytes()
-    done = command("align_face.py", "-output_size", 8, cwd=tmp_path)
+    done = called("align_face.py", "-output_size", 8, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = pulse("-steps", 2, "-seed", 0, "-eps", 1, process=True)
+    done = pulse("-steps", 2, "-seed", 0, "-eps", 1)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("collins.png") == 1
     assert "aligned faces lie beside them: collins.png" in done.stderr
@@ -270,7 +270,7 @@ def test_photographs_whose_aligned_faces_lie_beside_them_are_passed_over(pulse, 
     assert photo.read_bytes() == before
 
 
-def test_the_golden_search_through_the_command_line(pulse, c_cache, tmp_path):
+def test_the_golden_search_through_the_command_line(pulse, c_cache, one_thread, tmp_path):
     arrays = golden("search_1024")
     config = {"resolution": 1024, "dlatent_size": 512}
     config |= {key: int(arrays[key]) for key in ("fmap_base", "fmap_max")}
@@ -288,7 +288,7 @@ def test_the_golden_search_through_the_command_line(pulse, c_cache, tmp_path):
     seed = int(arrays["seed"])
     args = ("-steps", 30, "-learning_rate", 0.03, "-seed", seed)
     compiled_before(tmp_path, c_cache)
-    done = pulse(*args, generator=tmp_path / "golden.pt", process=True)
+    done = pulse(*args, generator=tmp_path / "golden.pt")
     assert done.returncode == 0, done.stderr
     result = pulse.runs / "outside_eps" / "ref.png"
     record = json.loads(result.with_suffix(".json").read_text())

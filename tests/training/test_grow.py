@@ -81,14 +81,13 @@ def test_twice_the_resolution_learns_the_old_pictures_enlarged(tmp_path):
 
 
 @pytest.mark.parametrize(("resolution", "status"), [(16, 0), (8, 2), (64, 2)])
-def test_widening_needs_no_steps_and_other_sizes_are_refused(tmp_path, resolution, status):
+def test_widening_needs_no_steps_and_other_sizes_are_refused(called, tmp_path, resolution, status):
     source = one_file(tmp_path / "small.pt", resolution=16)
     torch.save(Discriminator(16, 128, 16).state_dict(), tmp_path / "critic.pt")
-    command = [sys.executable, "-m", "training.grow", "-start", source, "-critic"]
-    command += [tmp_path / "critic.pt", "-output_dir", tmp_path / "grown", "-device", "cpu"]
-    command += ["-resolution", resolution, "-fmap_base", 128, "-fmap_max", 16]
-    command += ["-critic_base", 256, "-critic_max", 32]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    flags = ["-start", source, "-critic", "critic.pt", "-output_dir", "grown", "-device", "cpu"]
+    flags += ["-resolution", resolution, "-fmap_base", 128, "-fmap_max", 16]
+    flags += ["-critic_base", 256, "-critic_max", 32]
+    done = called("training.grow", *flags, cwd=tmp_path)
     assert done.returncode == status, done.stderr
     if status:
         assert "can grow to: give 32, or 16, which only widens it" in done.stderr
