@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -16,6 +17,12 @@ from conftest import ROOT, compiled_before
 from PIL import Image
 
 HANG = 120  # seconds: a bound for what takes a few
+
+
+def require_gradio() -> None:
+    """Skip the test where it is not installed; to import it, in this process, takes seconds."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed (requirements-app.txt)")
 
 
 class Server:
@@ -90,7 +97,7 @@ def until(what, message="", within=HANG):
 @pytest.fixture(scope="module")
 def served(c_cache, tmp_path_factory):
     """One server for all tests of a file; afterwards it must have kept nothing."""
-    pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.txt)")
+    require_gradio()
     folder = tmp_path_factory.mktemp("served")
     compiled_before(folder, c_cache)
     server = Server(folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from conftest import ROOT, command
-from open_page import Server, small_picture, until
+from open_page import Server, require_gradio, small_picture, until
 from PIL import Image
 
 from demo.web.reading import FACES
@@ -29,7 +29,7 @@ def no_proxy(monkeypatch):
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path):
-    pytest.importorskip("gradio")
+    require_gradio()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = command(APP, "-port", port, cwd=tmp_path)
@@ -97,7 +97,7 @@ class Alone:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.txt)")
+    require_gradio()
     alone = Alone(tmp_path_factory.mktemp("alone"))
     yield alone
     alone.server.end()

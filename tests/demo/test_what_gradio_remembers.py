@@ -6,26 +6,25 @@ import threading
 
 import pytest
 import requests
-from open_page import small_picture, until
+from open_page import require_gradio, small_picture, until
 
-pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.txt)")
-import uvicorn
-from gradio_client import Client
-
-from demo.web.page import Page
 from demo.web.reading import FACES, Reader
 from demo.web.searches import Searcher
-from demo.web.server import application
 from demo.web.visitors import Uploads, Visitors
 
 
 class Inside:
     """A server in this process that offers one tiny generator."""
 
-    def __init__(self, folder, generator: str):
+    def __init__(self, folder, cache_dir, generator: str):
+        import uvicorn  # late, as all that imports gradio: every process of pytest reads this file
+
+        from demo.web.page import Page
+        from demo.web.server import application
+
         self.visitors, self.uploads = Visitors(), Uploads(folder / "uploads")
         self.uploads.folder.mkdir()
-        reader, searcher = Reader(folder), Searcher("cpu", folder)
+        reader, searcher = Reader(folder), Searcher("cpu", cache_dir)
         self.generator = generator
         about = {generator: (16, "a random network of the tests")}
         self.page = Page(self.visitors, reader, searcher, self.uploads, about)
@@ -41,22 +40,25 @@ class Inside:
     def sessions(self) -> dict:
         return self.page.blocks.state_holder.session_data
 
-    def visit(self) -> Client:
-        """A page with a picture."""
+    def visit(self):
+        """gradio's client of a page with a picture."""
+        from gradio_client import Client
+
         client = Client(self.url, verbose=False)
         token = requests.post(f"{self.url}photograph?ending=png", small_picture()).text
         client.predict(token, FACES, self.generator, api_name="/read")
         return client
 
-    def search(self, client: Client, steps: int, duplicates=1):
+    def search(self, client, steps: int, duplicates=1):
         return client.submit(0, 8, self.generator, "1", duplicates, steps, api_name="/search")
 
 
 @pytest.fixture
-def inside(tmp_path, tiny, one_thread, monkeypatch):
+def inside(c_cache, tmp_path, tiny, one_thread, monkeypatch):
+    require_gradio()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.2")
-    inside = Inside(tmp_path, str(tiny))
+    inside = Inside(tmp_path, c_cache, str(tiny))
     yield inside
     inside.server.should_exit = inside.server.force_exit = True
     inside.thread.join()
