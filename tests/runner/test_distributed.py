@@ -22,6 +22,8 @@ from forked_runs import (
     whole_results,
 )
 
+LONG = ("-compile", "off")  # for a run that never ends, compiling would pay, and take seconds
+
 
 def torchrun(*args, cwd: Path, **launcher) -> subprocess.Popen:
     """Two processes of run.py, as PyTorch's launcher starts them."""
@@ -97,7 +99,7 @@ def test_a_killed_worker_is_started_again_and_nothing_finished_is_lost(study, sm
 def test_a_process_that_waits_for_the_others_heeds_signals(study, small, tmp_path):
     """The first waits in the launcher's store while another works on: SIGTERM ends both soon."""
     face(tmp_path / "input" / "a.png")
-    launched = torchrun(*arguments(small, steps=10**6), cwd=tmp_path)
+    launched = torchrun(*arguments(small, *LONG, steps=10**6), cwd=tmp_path)
     deadline = time.monotonic() + HANG
     while not (tmp_path / "runs" / ".pulse.lock").exists():
         assert time.monotonic() < deadline and launched.poll() is None
@@ -115,7 +117,7 @@ def test_a_process_that_waits_for_the_others_heeds_signals(study, small, tmp_pat
 
 def test_a_second_run_on_the_same_folder_says_so_and_stops(study, start, small, tmp_path):
     faces(tmp_path / "input", 2)
-    first = start(arguments(small, steps=10**6), tmp_path)
+    first = start(arguments(small, *LONG, steps=10**6), tmp_path)
     first.wait_until((tmp_path / "runs" / ".pulse.lock").exists)
     second = start(arguments(small, "-overwrite"), tmp_path)
     assert second.wait() == 2
