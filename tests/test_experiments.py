@@ -2,6 +2,8 @@
 what is wrong; the plots can be read. On a small generator, in real processes.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -16,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command
+from conftest import ROOT
 from PIL import Image
 
 import align_face
@@ -42,13 +44,18 @@ def photographs(folder, number, side=32):
 
 @pytest.fixture(scope="module")
 def measured(tiny, tmp_path_factory):
-    """A folder in which experiments.py has run, and what it said."""
+    """A folder in which experiments.py has run, in this process, and what it said."""
     folder = tmp_path_factory.mktemp("experiments")
     photographs(folder, 3)
     args = ["-input_dir", "lr", "-hr_dir", "hr", "-generator", tiny, "-device", "cpu"]
     args += ["-processes", 2, "-only", *CHOSEN]
-    done = command("experiments.py", *args, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    said, told = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["experiments.py", *map(str, args)])
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+            assert experiments.main() == 0, told.getvalue()
+    done = SimpleNamespace(stdout=said.getvalue(), stderr=told.getvalue())
     document = json.loads((folder / "experiments" / "experiments.json").read_text())
     rows = {row["name"]: row for row in document["experiments"]}
     out = folder / "experiments"
@@ -154,21 +161,25 @@ def test_progress_is_told_while_it_runs(measured):
 # ------------------------------------------------------------ stopped, and run again
 
 
-def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured, called):
+def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured, called, tmp_path):
+    again = ["defaults", "gaussian-25"]  # on LR that were given, and on some that were made
+    shutil.copytree(measured.folder, tmp_path, dirs_exist_ok=True)
+
     def results():
         return {
             path: path.stat().st_mtime_ns
-            for name in CHOSEN
-            for path in (measured.out / name).rglob("*.png")
+            for name in again
+            for path in (tmp_path / "experiments" / name).rglob("*.png")
         }
 
     before = results()
-    assert len(before) == 3 * len(CHOSEN)
-    done = called("experiments.py", *measured.args, cwd=measured.folder)
+    assert len(before) == 3 * len(again)
+    args = measured.args[: -len(CHOSEN)]
+    done = called("experiments.py", *args, *again, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert results() == before
-    document = json.loads((measured.out / "experiments.json").read_text())
-    assert document["experiments"] == measured.document["experiments"]
+    document = json.loads((tmp_path / "experiments" / "experiments.json").read_text())
+    assert document["experiments"] == [measured.rows[name] for name in again]
 
 
 @pytest.mark.parametrize(
