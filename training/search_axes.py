@@ -149,6 +149,7 @@ def main() -> int:
     networks = changed(networks, mean, C, A)
     prior = fit_prior(networks.mapping, args.prior_draws)
     networks.synthesis.half(), networks.mapping.half()
+    networks.about = {**networks.about, "search_axes": f"for LR of {args.side} pixels"}
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         save_generator(networks, prior, args.output_dir / "generator.pt")

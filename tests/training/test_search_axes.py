@@ -97,7 +97,9 @@ def test_the_command_writes_a_generator_that_files_of_half_precision_hold_exactl
                 assert torch.equal(getattr(written, name).state_dict()[key].float(), value), key
     mean, std = written.prior
     assert torch.allclose(mean, OFFSET * std, rtol=0.05)
-    assert len(written.mapping) == 3 and written.about["name"] == "a random network of the tests"
+    assert len(written.mapping) == 3
+    about = {"name": "a random network of the tests", "search_axes": "for LR of 8 pixels"}
+    assert written.about == about
 
 
 @pytest.mark.parametrize(
