@@ -39,9 +39,9 @@ from safe_files import require_folder_writable
 from stylegan import EqualisedLinear, G_mapping
 
 OFFSET = 4.0  # of a Gaussian's numbers, three in 100,000 lie farther below its mean
-FEWEST = 1e-4  # of the largest eigenvalue: what moves the picture less is taken for this
+LEAST = 1e-4  # of the largest eigenvalue: what moves the picture less is taken for this
 CHUNK = 10_000  # latents at once
-BATCH = 16  # pictures at once
+BATCH = 16  # pictures at once; fewer of more than 128 pixels, whose gradients need the memory
 
 
 @torch.no_grad()
@@ -68,27 +68,28 @@ def sensitivity(networks: Networks, side: int, pictures: int, seed: int = 0) -> 
 
     synthesis, mapping = networks.synthesis, networks.mapping
     downscale = BicubicDownSample(synthesis.resolution // side)
+    batch = max(1, min(BATCH, BATCH * 128**2 // synthesis.resolution**2))
     total = torch.zeros(mapping.dlatent_size, mapping.dlatent_size, dtype=torch.float64)
-    for _ in range(0, pictures, BATCH):
+    for _ in range(0, pictures, batch):
         with torch.no_grad():
-            w = mapping(draw(BATCH, mapping.latent_size))
+            w = mapping(draw(batch, mapping.latent_size))
         w = w[:, None].repeat(1, synthesis.num_layers, 1).requires_grad_()
-        LR = downscale(synthesis(w, [draw(BATCH, 1, r, r) for r in synthesis.layer_sizes]))
+        LR = downscale(synthesis(w, [draw(batch, 1, r, r) for r in synthesis.layer_sizes]))
         (gradient,) = torch.autograd.grad((LR * draw(*LR.shape)).sum(), w)
         gradient = gradient.flatten(0, 1).double()  # (B·L, d)
-        total += gradient.T @ gradient / BATCH
-    return total / -(-pictures // BATCH)
+        total += gradient.T @ gradient / batch
+    return total / -(-pictures // batch)
 
 
 def coordinates(C: Tensor, H: Tensor) -> Tensor:
     """A (d, d) of covariance C and sensitivity H, both (d, d): A·C·Aᵀ is diagonal, and AᵀA is H,
-    but for the FEWEST; the number that moves the picture most comes first.
+    but for its smallest eigenvalues (LEAST) and a factor; what moves the picture most comes first.
     """
     variances, axes = torch.linalg.eigh(C)
     variances = variances.clamp(min=1e-6 * variances.max())  # a direction that W lacks
     root = axes @ variances.sqrt().diag() @ axes.T
     eigenvalues, Q = torch.linalg.eigh(root @ H @ root)
-    S = eigenvalues.clamp(min=FEWEST * eigenvalues.max()).sqrt()
+    S = eigenvalues.clamp(min=LEAST * eigenvalues.max()).sqrt()
     A = S.diag() @ Q.T @ axes @ variances.rsqrt().diag() @ axes.T
     return A.flip(0) / S.square().mean().sqrt()  # of any scale: the prior follows
 
