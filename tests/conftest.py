@@ -92,7 +92,10 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def astronaut() -> Iterator[Image.Image]:
-    """A photograph of one face; whoever asks for it searches that face, and downloads nothing."""
+    """A photograph of one face; whoever asks for it searches that face, and downloads nothing.
+
+    From then on dlib's detector and landmark model are loaded once for all tests.
+    """
     data = pytest.importorskip("skimage.data")
     dlib = pytest.importorskip("dlib")
     if installed_landmark_model() is None:

@@ -74,7 +74,7 @@ def test_what_run_py_writes_is_evaluated_and_agrees_with_its_records(scene, tiny
     assert done.PNG["diversity_rmse"] > 0
 
 
-def test_as_a_process_it_ends_with_the_status_of_the_folder(called, tmp_path):
+def test_it_ends_with_the_status_of_the_folder(called, tmp_path):
     put_result(tmp_path / "runs", "a", flat(110), flat(100, 8), "a.png")
     put(tmp_path / "lr", "a.png", flat(100, 8))
     args = ["runs", "--input_dir=lr", "-csv", "new/o.csv"]

@@ -1,5 +1,5 @@
 """experiments.py: its figures are those of evaluate.py, it goes on where it was stopped, and says
-what is wrong; the plots can be read. On a small generator, in real processes.
+what is wrong; the plots can be read. On a small generator; runs that are stopped are processes.
 """
 
 import contextlib

@@ -74,7 +74,8 @@ def test_bench_tells_every_formulation_against_the_floor(steps_and_profile):
     names = [row["formulation"] for row in rows]
     assert names[:4] == ["plain, F.instance_norm", "plain", "eager", "compiled"]
     for row in rows:
-        assert row["median"] > 0 and row["peak_mb"] > 100 and row["times_floor"] > 0
+        assert row["median"] > 0 and row["peak_mb"] > 0 and row["times_floor"] > 0
+    assert 100 < rows[0]["peak_mb"] < 5000  # of a process of its own, that has imported PyTorch
     assert rows[0]["times_faster"] == 1
     assert printed[: printed.index("a step in ")].count("float32") >= 5
     assert re.search(r"rate in float32, GFLOP/s: matrix [1-9]\d*, convolution [1-9]", printed)

@@ -257,6 +257,7 @@ def test_a_phone_needs_no_horizontal_scrolling(chromium, tab, photographs):
         wide = "return [...document.querySelectorAll('img, button, input, p')]"
         wide += ".filter(e => e.getBoundingClientRect().right > 361).map(e => e.outerHTML)"
         assert tab.run(wide) == [], step
+    assert min(tab.run(CONTRASTS, TEXTS))[0] >= 4.5  # of a page that is opened in the light
 
 
 TEXTS = "h1, h2, header p, .drop span, .status, .alert, figcaption, figcaption b, figcaption a, "

@@ -43,13 +43,15 @@ def searcher(tmp_path, one_thread):
 def test_lr_pictures_are_those_of_align_face(astronaut, tmp_path, kind, flags):
     path = tmp_path / "photograph.png"
     astronaut.save(path)
-    reader = Reader(tmp_path)
-    squares = reader.squares(path, kind)
+    squares = Reader(tmp_path).squares(path, kind)
     assert [each.name for each in tmp_path.iterdir()] == ["photograph.png"]
     for side in (8, 32):
         options = AlignOptions(tmp_path / str(side), output_size=side, **flags)
         photograph = Photograph(path, options)
-        photograph.write_faces(reader.finder)
+        finder = None
+        if kind == FACES:
+            finder = reading.FaceFinder(tmp_path)
+        photograph.write_faces(finder)
         assert len(list((tmp_path / str(side)).iterdir())) == len(squares)
         expected = read_picture(photograph.target(0))
         assert lr_of(squares[0], side).tobytes() == expected.tobytes()

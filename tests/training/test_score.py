@@ -81,17 +81,7 @@ def test_kid_and_fd_tell_the_embedded_generator_from_a_random_one(scored, tmp_pa
     assert other[0] > 200 and other[2] > 1.5 * fd
 
 
-def test_searches_start_from_each_size_of_input(scored, called, tmp_path, monkeypatch):
-    process, begun = subprocess.run, []
-
-    def run(command, **options):
-        """The first size's commands in this process, the second's as processes of their own."""
-        begun.append(command)
-        if len(begun) > 2:
-            return process(command, **options)
-        return called(Path(command[1]).name, *command[2:], cwd=tmp_path)
-
-    monkeypatch.setattr(score.subprocess, "run", run)
+def test_searches_start_from_each_size_of_input(scored, tmp_path):
     write_faces(tmp_path, "", range(300, 302))
     small = one_file(tmp_path / "small.pt")
     printed = scored("-parts", "c", "-val", tmp_path, "-sides", 4, 8, generator=small)
