@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/python demo/photograph.py $(RUN)/photographs
 	$(BIN)/python align_face.py -input_dir $(RUN)/photographs -output_dir $(RUN)/input -output_size 16
 	$(BIN)/python run.py -input_dir $(RUN)/input -output_dir $(RUN)/results -generator demo \
-	  -duplicates 4 -seed 0 -sheet -animation gif -overwrite
+	  -search quick -duplicates 4 -seed 0 -sheet -animation gif -overwrite
 
 # A page in the browser: drop a photograph, watch the search. Ctrl-C ends it.
 app: .venv/app-installed
