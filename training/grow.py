@@ -262,7 +262,6 @@ def main() -> int:
         f"{source.about.get('name', args.start)}, grown to {args.resolution} pixels, not trained"
     )
     about = {**source.about, "name": grown}
-    about.pop("search_axes", None)  # the new block was not looked at
     networks = Networks(synthesis.cpu().half(), source.mapping.cpu().half(), about=about)
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def changed(networks: Networks, mean: Tensor, C: Tensor, A: Tensor) -> Networks:
     """
     old = networks.mapping
     mapping = G_mapping(old.dlatent_size, len(old) + 1, old.latent_size, len(old[0].bias))
-    mapping.load_state_dict(mapping.state_dict() | old.state_dict())
+    mapping.load_state_dict(old.state_dict(), strict=False)  # all but the new layer
     last, sigma = mapping[-1], (A @ C @ A.T).diagonal().sqrt()
     last.weight.copy_(in_half(A / last.scale))
     last.bias.copy_(in_half((OFFSET * sigma - A @ mean) / last.lrmul))
@@ -135,13 +135,9 @@ def changed(networks: Networks, mean: Tensor, C: Tensor, A: Tensor) -> Networks:
 @torch.no_grad()
 def undone(networks: Networks) -> Networks:
     """Networks of the same samples, without the layer that `changed` added; in float32."""
-    *kept, last = networks.mapping
-    mapping = G_mapping(
-        networks.mapping.dlatent_size, len(kept), networks.mapping.latent_size, len(kept[0].bias)
-    )
-    mapping.load_state_dict(
-        {key: x for key, x in networks.mapping.state_dict().items() if key in mapping.state_dict()}
-    )
+    old, last = networks.mapping, networks.mapping[-1]
+    mapping = G_mapping(old.dlatent_size, len(old) - 1, old.latent_size, len(old[0].bias))
+    mapping.load_state_dict(old.state_dict(), strict=False)  # all but that layer
     A, shift = last.weight.double() * last.scale, last.bias.double() * last.lrmul
     synthesis = copy.deepcopy(networks.synthesis)
     for layer in synthesis.modules():

@@ -72,6 +72,17 @@ def test_the_sensitivity_is_that_of_small_steps(before):
         assert found == pytest.approx((direction @ H @ direction).item(), rel=0.2)
 
 
+def test_what_moves_nothing_and_what_w_lacks_leave_the_coordinates_invertible():
+    random = torch.Generator().manual_seed(0)
+    seen, present = (
+        torch.randn(16, rank, generator=random, dtype=torch.float64) for rank in (3, 10)
+    )
+    A = coordinates(present @ present.T, seen @ seen.T)
+    assert torch.linalg.cond(A) < 1e8
+    moved = (A @ present)[:3].norm() / (A @ present).norm()  # of W, by what is seen of it
+    assert moved > 0.9
+
+
 def test_samples_stay(before):
     mean, C = moments(before.mapping, 50_000)
     after = changed(before, mean, C, coordinates(C, sensitivity(before, 8, 64)))
