@@ -18,8 +18,7 @@ from fast.device import first_line
 from fast.kernel_check import first_wrong
 from fast.synthesis import PictureGrad, TorchKernels, channels_last
 
-TILE = 2048  # numbers that a program has in registers, of each thing: 16 for each of 128 threads
-SMALL_TILE = 1024  # the same where it has many things
+TILE = 1024  # numbers that a program has in registers, of each thing: 8 for each of 128 threads
 MOST_PROGRAMS = 1024  # along the pixels of a picture: so many partial sums are added up at once
 FEWEST_ROWS = 4  # of a program: a blur reads one more above and one below
 
@@ -56,26 +55,17 @@ class TritonKernels(TorchKernels):
     formulation = "compiled"
     folds_range = True
 
-    def leaky(self, y, bias, weight, noise, blur):
+    def styled(self, y, bias, weight, noise, blur, style):
         noise = None if noise is None else noise.contiguous()
         x = Activation(channels_last(y), bias, weight, noise, blur)
         (B, C, rows, width), (grid, strip, tile) = y.shape, _strips(y)
-        programs = grid[0]
-        means, squares = _empty(y, 2, B, programs, C)
+        means, squares = _empty(y, 2, B, grid[0], C)
         arguments = (*x.arguments, means, squares, rows, width, C, strip)
         _launch(cuda_kernels.statistics, grid, *arguments, **x.kind, **tile)
-        mean, variance = _empty(y, 2, B, C)
-        arguments = (means, squares, mean, variance, rows, width, C, strip, tile["PIXELS"])
-        many = {"PROGRAMS": _power_of_two(programs), "CHANNELS": 16}
-        _launch(cuda_kernels.moments, (triton.cdiv(C, 16), B), *arguments, programs, **many)
-        return x, mean, variance
-
-    def style(self, mean, variance, style):
-        B, C = mean.shape
-        rstd, a, b = _empty(style, 3, B, C)
-        given = style.contiguous(), variance
-        _launch(cuda_kernels.style, (triton.cdiv(C, 256), B), *given, rstd, a, b, C, BLOCK=256)
-        return rstd, a, b
+        found = _empty(y, 4, B, C)
+        arguments = (means, squares, style.contiguous(), *found, rows, width, C, strip)
+        _add_up(cuda_kernels.moments, x, grid[0], *arguments, tile["PIXELS"])
+        return x, *found
 
     def affine(self, x, mean, a, b, overwrite):
         out = x.y if overwrite and not x.blur else torch.empty_like(x.y)
@@ -101,24 +91,16 @@ class TritonKernels(TorchKernels):
     def picture_grad(self, grad, weight, dtype):
         return PictureGrad(grad.contiguous(), weight)
 
-    def sums(self, g, x, mean):
-        (B, C, *_), (grid, strip, tile) = x.shape, _strips(x)
-        programs = grid[0]
-        sums, (found,) = _empty(mean, 2 * B, programs, C), _empty(mean, 1, 2, B, C)
+    def style_grad(self, g, x, mean, a, rstd):
+        (B, C, rows, width), (grid, strip, tile) = x.shape, _strips(x)
+        sums, (grad_style,), (p, q) = (
+            _empty(mean, *shape) for shape in ((2 * B, grid[0], C), (1, B, 2 * C), (2, B, C))
+        )
         given, kind = _parts(g)
         arguments = (*given, *x.arguments, mean, sums, *_sizes(x), strip)
         _launch(cuda_backward.sums, grid, *arguments, **x.kind, **kind, **tile)
-        many = {"PROGRAMS": _power_of_two(programs), "CHANNELS": 16}
-        grid = (triton.cdiv(C, 16), 2 * B)
-        _launch(cuda_backward.added, grid, sums, found, C, programs, **many)
-        return found[0], found[1]
-
-    def coefficients(self, of_g, of_product, a, rstd, pixels):
-        B, C = a.shape
-        (grad_style,), (p, q) = _empty(a, 1, B, 2 * C), _empty(a, 2, B, C)
-        given = of_g, of_product, a, rstd, grad_style, p, q
-        grid = (triton.cdiv(C, 256), B)
-        _launch(cuda_backward.coefficients, grid, *given, C, pixels, BLOCK=256)
+        given = sums, a, rstd, grad_style, p, q, C, rows * width
+        _add_up(cuda_backward.added, x, grid[0], *given)
         return grad_style, p, q
 
     def leaky_grad(self, g, x, mean, a, q, p, blur):
@@ -131,7 +113,6 @@ class TritonKernels(TorchKernels):
             if not kind.pop("BLUR"):
                 raise ValueError("only the gradient of an activation that is blurred is blurred")
             kernel = cuda_backward.blurred_leaky_grad
-            grid, strip, tile = _strips(x, SMALL_TILE)
         arguments = (*given, *x.arguments, out, mean, a, q, p, *_sizes(x), strip)
         _launch(kernel, grid, *arguments, **kind, **tile)
         return out
@@ -159,16 +140,14 @@ def _sizes(x: Tensor | Activation) -> tuple[int, int, int]:
     return rows, width, C
 
 
-def _strips(
-    x: Tensor | Activation, tile: int = TILE
-) -> tuple[tuple[int, int, int], int, dict[str, int]]:
+def _strips(x: Tensor | Activation) -> tuple[tuple[int, int, int], int, dict[str, int]]:
     """The grid of programs, at most MOST_PROGRAMS for a picture and some of its channels; the rows
     of each; its columns and channels. It does not depend on the number of pictures, nor does what a
     sum is added up of.
     """
     B, C, rows, width = x.shape
     channels = _channels(C)
-    pixels = min(_power_of_two(width), tile // channels)
+    pixels = min(_power_of_two(width), TILE // channels)
     across = triton.cdiv(width, pixels)
     strip = max(triton.cdiv(rows, max(MOST_PROGRAMS // across, 1)), FEWEST_ROWS)
     grid = (across * triton.cdiv(rows, strip), triton.cdiv(C, channels), B)
@@ -185,6 +164,17 @@ def _parts(g: Tensor | PictureGrad) -> tuple[tuple[Tensor, Tensor | None], dict[
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(*shape, dtype=torch.float32, device=like.device)
+
+
+def _add_up(kernel, x: Activation, programs: int, *arguments) -> None:
+    """Launch a kernel that adds up what so many programs have found of each picture of x."""
+    B, C, *_ = x.shape
+    many = {
+        "PROGRAMS": _power_of_two(programs),
+        "CHANNELS": 8,
+        "num_warps": 4 + 4 * (programs > 256),
+    }
+    _launch(kernel, (triton.cdiv(C, 8), B), *arguments, programs, **many)
 
 
 def _launch(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:

@@ -74,14 +74,19 @@ def sums(
     of_g = tl.zeros((PIXELS, CHANNELS), tl.float32)
     of_product = tl.zeros((PIXELS, CHANNELS), tl.float32)
     above, here = _above(y, begin, column, c, rows, width, C, BLUR, PIXELS, CHANNELS)
-    for row in range(begin, end):
+    for row in range(begin, end, 2):
         below = _across(y, row + BLUR, column, c, rows, width, C, BLUR)
-        value = _down(above, here, below, BLUR)
-        above, here = here, below
-        value = _leaky(value, add, scale, noise, row, column, rows, width, NOISE)
+        last = _across(y, row + 1 + BLUR, column, c, rows, width, C, BLUR)
         grad = _gradient(g, to_rgb, row, column, channel, rows, width, C, OF_PICTURE)
-        of_g += grad  # which is 0 where the picture has ended
-        of_product += grad * (value - centre)
+        other = _gradient(g, to_rgb, row + 1, column, channel, rows, width, C, OF_PICTURE)
+        other = tl.where(row + 1 < end, other, 0.0)
+        value = _down(above, here, below, BLUR)
+        value = _leaky(value, add, scale, noise, row, column, rows, width, BLUR, NOISE)
+        second = _down(here, below, last, BLUR)
+        second = _leaky(second, add, scale, noise, row + 1, column, rows, width, BLUR, NOISE)
+        above, here = below, last
+        of_g += grad + other  # which are 0 where the picture has ended
+        of_product += grad * (value - centre) + other * (second - centre)
     to = (b * tl.num_programs(0) + tl.program_id(0)) * C + channel
     tl.store(sums + to, tl.sum(of_g, axis=0), mask=channel < C)
     size = tl.num_programs(2) * tl.num_programs(0) * C
@@ -89,30 +94,35 @@ def sums(
 
 
 @triton.jit
-def added(sums, out, C, programs, PROGRAMS: tl.constexpr, CHANNELS: tl.constexpr):
-    """sums (N, programs, C) → out (N, C)."""
-    n = tl.program_id(1)
+def added(
+    sums,
+    a,
+    rstd,
+    grad_style,
+    p,
+    q,
+    C,
+    P,
+    programs,
+    PROGRAMS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Of what `programs` of `sums` have found, added up: the gradient for the style (B, 2C),
+    p = −a·Σg/P and q = −a·rstd²·Σg·(x − mean)/P.
+    """
+    picture = tl.program_id(1)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     i = tl.arange(0, PROGRAMS)[:, None]
     used = (i < programs) & (channel[None, :] < C)
-    value = tl.load(sums + (n * programs + i) * C + channel[None, :], mask=used, other=0.0)
-    tl.store(out + n * C + channel, tl.sum(value, axis=0), mask=channel < C)
-
-
-@triton.jit
-def coefficients(of_g, of_product, a, rstd, grad_style, p, q, C, P, BLOCK: tl.constexpr):
-    """Of the two sums: the gradient for the style (B, 2C), p = −a·Σg/P and
-    q = −a·rstd²·Σg·(x − mean)/P.
-    """
-    c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.program_id(1)
-    used, at = c < C, row * C + c
-    g = tl.load(of_g + at, mask=used, other=0.0)
-    product = tl.load(of_product + at, mask=used, other=0.0)
-    inverse = tl.load(rstd + at, mask=used, other=0.0)
+    at = (picture * programs + i) * C + channel[None, :]
+    of_g = tl.load(sums + at, mask=used, other=0.0)
+    of_product = tl.load(sums + tl.num_programs(1) * programs * C + at, mask=used, other=0.0)
+    g, product = tl.sum(of_g, axis=0), tl.sum(of_product, axis=0)
+    used, at = channel < C, picture * C + channel
     factor = tl.load(a + at, mask=used, other=0.0)
-    tl.store(grad_style + row * 2 * C + c, product * inverse, mask=used)
-    tl.store(grad_style + row * 2 * C + C + c, g, mask=used)
+    inverse = tl.load(rstd + at, mask=used, other=0.0)
+    tl.store(grad_style + picture * 2 * C + channel, product * inverse, mask=used)
+    tl.store(grad_style + picture * 2 * C + C + channel, g, mask=used)
     tl.store(p + at, -factor * g / P, mask=used)
     tl.store(q + at, -factor * inverse * inverse * product / P, mask=used)
 
@@ -135,15 +145,16 @@ def _leaky_grad(
     rows,
     width,
     C,
+    BLUR: tl.constexpr,
     NOISE: tl.constexpr,
     OF_PICTURE: tl.constexpr,
 ):
-    """(a·g + q·(x − mean) + p)·LeakyReLU'(x) of a row, zeros beyond the edge; value is blur(y)."""
-    x = _leaky(value, add, scale, noise, row, column, rows, width, NOISE)
+    """(a·g + q·(x − mean) + p)·LeakyReLU'(x) of a row, zeros beyond the edge; value: of _down."""
+    x = _leaky(value, add, scale, noise, row, column, rows, width, BLUR, NOISE)
     grad = _gradient(g, to_rgb, row, column, channel, rows, width, C, OF_PICTURE)
-    found = of_g * grad + of_x * (x - centre) + addend
-    found = tl.where(x > 0, found, found * SLOPE)
-    return tl.where(_inside(row, column, rows, width), found, 0.0)
+    found = of_g * grad + (of_x * (x - centre) + addend)
+    slope = tl.where(_inside(row, column, rows, width), 1.0, 0.0)
+    return found * tl.where(x > 0, slope, slope * SLOPE)
 
 
 @triton.jit
@@ -184,11 +195,12 @@ def leaky_grad(
     centre, of_g = _of_channels(mean + of, channel, C), _of_channels(a + of, channel, C)
     of_x, addend = _of_channels(q + of, channel, C), _of_channels(p + of, channel, C)
     above, here = _above(y, begin, column, c, rows, width, C, BLUR, PIXELS, CHANNELS)
-    for row in range(begin, end):
+    for row in range(begin, end, 2):
         below = _across(y, row + BLUR, column, c, rows, width, C, BLUR)
-        value = _down(above, here, below, BLUR)
-        above, here = here, below
-        found = _leaky_grad(
+        last = _across(y, row + 1 + BLUR, column, c, rows, width, C, BLUR)
+        value, second = _down(above, here, below, BLUR), _down(here, below, last, BLUR)
+        above, here = below, last
+        value = _leaky_grad(
             value,
             g,
             to_rgb,
@@ -205,22 +217,49 @@ def leaky_grad(
             rows,
             width,
             C,
+            BLUR,
             NOISE,
             OF_PICTURE,
         )
-        at = (row * width + column) * C + c
-        tl.store(out + at, found.to(out.dtype.element_ty), mask=(column < width) & (c < C))
+        second = _leaky_grad(
+            second,
+            g,
+            to_rgb,
+            noise,
+            add,
+            scale,
+            centre,
+            of_g,
+            of_x,
+            addend,
+            row + 1,
+            column,
+            channel,
+            rows,
+            width,
+            C,
+            BLUR,
+            NOISE,
+            OF_PICTURE,
+        )
+        at = row * (width * C) + (column * C + c)
+        used = (column < width) & (c < C)
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=used)
+        used &= row + 1 < end
+        tl.store(out + width * C + at, second.to(out.dtype.element_ty), mask=used)
 
 
 @triton.jit
-def _three_across(y, row, column, c, rows, width, C):
-    """[1,2,1]/4 along a row of y: a column to the left, here and a column to the right."""
-    left = _pixels(y, row, column - 1, c, rows, width, C)
-    here = _pixels(y, row, column, c, rows, width, C)
-    right = _pixels(y, row, column + 1, c, rows, width, C)
-    before = (_pixels(y, row, column - 2, c, rows, width, C) + 2 * left + here) * 0.25
-    after = (here + 2 * right + _pixels(y, row, column + 2, c, rows, width, C)) * 0.25
-    return before, (left + 2 * here + right) * 0.25, after
+def _four_across(y, row, column, c, rows, width, C):
+    """[1,2,1] along a row of y: from a column to the left to two columns to the right."""
+    second = _pixels(y, row, column - 1, c, rows, width, C)
+    third = _pixels(y, row, column, c, rows, width, C)
+    fourth = _pixels(y, row, column + 1, c, rows, width, C)
+    fifth = _pixels(y, row, column + 2, c, rows, width, C)
+    first = _pixels(y, row, column - 2, c, rows, width, C) + second
+    last = fifth + _pixels(y, row, column + 3, c, rows, width, C)
+    left, middle, right = second + third, third + fourth, fourth + fifth
+    return first + left, left + middle, middle + right, right + last
 
 
 @triton.jit
@@ -246,7 +285,7 @@ def blurred_leaky_grad(
     CHANNELS: tl.constexpr,
 ):
     """out = blur((a·g + q·(x − mean) + p)·LeakyReLU'(x)), y blurred, too: a pixel is made of 5×5
-    of y and 3×3 of g, and each row of a program reads one more row of both.
+    of y and 3×3 of g. Two neighbours in a row, of one thread, share what they have in common.
     """
     b = tl.program_id(2)
     P, of = rows * width, b * C
@@ -256,19 +295,21 @@ def blurred_leaky_grad(
     g += b.to(tl.int64) * P * (3 if OF_PICTURE else C)
     if NOISE:
         noise += b * P
-    begin, end, column, channel = _strip(rows, width, strip, PIXELS, CHANNELS)
+    begin, end, _, channel = _strip(rows, width, strip, PIXELS, CHANNELS)
+    across = (width + PIXELS - 1) // PIXELS
+    column = tl.program_id(0) % across * PIXELS + 2 * tl.arange(0, PIXELS // 2)[:, None]
     c = channel[None, :]
     add, scale = _of_channels(bias, channel, C), _of_channels(weight, channel, C)
     centre, of_g = _of_channels(mean + of, channel, C), _of_channels(a + of, channel, C)
     of_x, addend = _of_channels(q + of, channel, C), _of_channels(p + of, channel, C)
-    above_l, above, above_r = _three_across(y, begin - 2, column, c, rows, width, C)
-    here_l, here, here_r = _three_across(y, begin - 1, column, c, rows, width, C)
-    before = tl.zeros((PIXELS, CHANNELS), tl.float32)  # what is found two rows above, and one
-    latest = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    above_0, above_1, above_2, above_3 = _four_across(y, begin - 2, column, c, rows, width, C)
+    here_0, here_1, here_2, here_3 = _four_across(y, begin - 1, column, c, rows, width, C)
+    before_0 = tl.zeros((PIXELS // 2, CHANNELS), tl.float32)  # found two rows above, and one
+    before_1, latest_0, latest_1 = before_0, before_0, before_0
     for row in range(begin - 1, end + 1):
-        below_l, below, below_r = _three_across(y, row + 1, column, c, rows, width, C)
-        value = _down(above_l, here_l, below_l, 1)
-        left = _leaky_grad(
+        below_0, below_1, below_2, below_3 = _four_across(y, row + 1, column, c, rows, width, C)
+        value = _down(above_0, here_0, below_0, 1)
+        found_0 = _leaky_grad(
             value,
             g,
             to_rgb,
@@ -285,32 +326,12 @@ def blurred_leaky_grad(
             rows,
             width,
             C,
+            1,
             NOISE,
             OF_PICTURE,
         )
-        value = _down(above_r, here_r, below_r, 1)
-        right = _leaky_grad(
-            value,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row,
-            column + 1,
-            channel,
-            rows,
-            width,
-            C,
-            NOISE,
-            OF_PICTURE,
-        )
-        value = _down(above, here, below, 1)
-        found = _leaky_grad(
+        value = _down(above_1, here_1, below_1, 1)
+        found_1 = _leaky_grad(
             value,
             g,
             to_rgb,
@@ -327,17 +348,66 @@ def blurred_leaky_grad(
             rows,
             width,
             C,
+            1,
             NOISE,
             OF_PICTURE,
         )
-        found = (left + 2 * found + right) * 0.25
-        above_l, above, above_r = here_l, here, here_r
-        here_l, here, here_r = below_l, below, below_r
-        total = _down(before, latest, found, 1)
-        used = (row > begin) & (column < width) & (c < C)
+        value = _down(above_2, here_2, below_2, 1)
+        found_2 = _leaky_grad(
+            value,
+            g,
+            to_rgb,
+            noise,
+            add,
+            scale,
+            centre,
+            of_g,
+            of_x,
+            addend,
+            row,
+            column + 1,
+            channel,
+            rows,
+            width,
+            C,
+            1,
+            NOISE,
+            OF_PICTURE,
+        )
+        value = _down(above_3, here_3, below_3, 1)
+        found_3 = _leaky_grad(
+            value,
+            g,
+            to_rgb,
+            noise,
+            add,
+            scale,
+            centre,
+            of_g,
+            of_x,
+            addend,
+            row,
+            column + 2,
+            channel,
+            rows,
+            width,
+            C,
+            1,
+            NOISE,
+            OF_PICTURE,
+        )
+        above_0, above_1, above_2, above_3 = here_0, here_1, here_2, here_3
+        here_0, here_1, here_2, here_3 = below_0, below_1, below_2, below_3
+        left, middle, right = found_0 + found_1, found_1 + found_2, found_2 + found_3
+        now_0, now_1 = left + middle, middle + right
         at = ((row - 1) * width + column) * C + c
-        tl.store(out + at, total.to(out.dtype.element_ty), mask=used)
-        before, latest = latest, found
+        used = (row > begin) & (column < width) & (c < C)
+        total = (_down(before_0, latest_0, now_0, 1) * 0.0625).to(out.dtype.element_ty)
+        tl.store(out + at, total, mask=used)
+        used = (row > begin) & (column + 1 < width) & (c < C)
+        total = (_down(before_1, latest_1, now_1, 1) * 0.0625).to(out.dtype.element_ty)
+        tl.store(out + at + C, total, mask=used)
+        before_0, before_1, latest_0, latest_1 = latest_0, latest_1, now_0, now_1
 
 
 @triton.jit
@@ -349,7 +419,7 @@ def blur(y, out, rows, width, C, strip, PIXELS: tl.constexpr, CHANNELS: tl.const
     above, here = _above(y, begin, column, c, rows, width, C, 1, PIXELS, CHANNELS)
     for row in range(begin, end):
         below = _across(y, row + 1, column, c, rows, width, C, 1)
-        value = _down(above, here, below, 1)
+        value = _down(above, here, below, 1) * 0.0625
         above, here = here, below
         at = first + (row * width + column) * C + c
         tl.store(out + at, value.to(out.dtype.element_ty), mask=(column < width) & (c < C))

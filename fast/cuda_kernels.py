@@ -5,12 +5,14 @@ All pictures are channels last: (B, rows, width, C) in memory. The activation x 
 + bias + weight·noise) is never stored: what needs it computes it again from y, the convolution's
 result, which takes no more reading than x would, and no writing.
 
-A program has PIXELS columns and CHANNELS channels of `strip` rows of one picture. It goes down row
-by row, in float32 whatever the pictures are stored in, and of a blur it keeps the two rows above.
+A program has PIXELS columns and CHANNELS channels of `strip` rows of one picture. It goes down two
+rows at a time, both read before either is written, in float32 whatever the pictures are stored in,
+and of a blur it keeps the two rows above.
 Sums over the pixels are first those of each program, then added up by a second, small kernel:
 nothing is added in an order that is left to chance.
 
-BLUR: 1 where y is blurred, else 0. NOISE: whether there is any.
+BLUR: 1 where y is blurred, else 0. NOISE: whether there is any. PIXELS is less than the threads of
+a program: a row of noise is then read by each thread that needs it, and none waits for another.
 """
 
 from __future__ import annotations
@@ -44,16 +46,16 @@ def _inside(row, column, rows, width):
 def _pixels(y, row, column, c, rows, width, C):
     """Those of a row of one picture y, zeros beyond the edge."""
     used = _inside(row, column, rows, width) & (c < C)
-    return tl.load(y + (row * width + column) * C + c, mask=used, other=0.0).to(tl.float32)
+    return tl.load(y + row * (width * C) + (column * C + c), mask=used, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _across(y, row, column, c, rows, width, C, BLUR: tl.constexpr):
-    """_pixels, or of a blur [1,2,1]/4 along the row."""
+    """_pixels, or of a blur [1,2,1] along the row."""
     value = _pixels(y, row, column, c, rows, width, C)
     if BLUR:
         left = _pixels(y, row, column - 1, c, rows, width, C)
-        value = (left + 2 * value + _pixels(y, row, column + 1, c, rows, width, C)) * 0.25
+        value = left + 2 * value + _pixels(y, row, column + 1, c, rows, width, C)
     return value
 
 
@@ -71,20 +73,25 @@ def _above(y, begin, column, c, rows, width, C, BLUR: tl.constexpr, PIXELS, CHAN
 
 @triton.jit
 def _down(above, here, below, BLUR: tl.constexpr):
-    """[1,2,1]/4 down three rows; without a blur the row read last."""
+    """[1,2,1] down three rows; without a blur the row read last."""
     if BLUR:
-        below = (above + 2 * here + below) * 0.25
+        below = above + 2 * here + below
     return below
 
 
 @triton.jit
-def _leaky(value, add, scale, noise, row, column, rows, width, NOISE: tl.constexpr):
-    """LeakyReLU(value + bias + weight·noise) of a row."""
-    value += add
+def _leaky(
+    value, add, scale, noise, row, column, rows, width, BLUR: tl.constexpr, NOISE: tl.constexpr
+):
+    """LeakyReLU(value + bias + weight·noise) of a row; of a blur, value is 16 times the blurred."""
+    if BLUR:
+        value = value * 0.0625 + add
+    else:
+        value += add
     if NOISE:
         used = _inside(row, column, rows, width)
         value += scale * tl.load(noise + row * width + column, mask=used, other=0.0)
-    return tl.where(value > 0, value, value * SLOPE)
+    return tl.maximum(value, value * SLOPE)
 
 
 @triton.jit
@@ -121,15 +128,23 @@ def statistics(
     mean = tl.zeros((PIXELS, CHANNELS), tl.float32)  # Welford's, of each column
     square = tl.zeros((PIXELS, CHANNELS), tl.float32)
     above, here = _above(y, begin, column, c, rows, width, C, BLUR, PIXELS, CHANNELS)
-    for row in range(begin, end):
+    for row in range(begin, end, 2):
         below = _across(y, row + BLUR, column, c, rows, width, C, BLUR)
+        last = _across(y, row + 1 + BLUR, column, c, rows, width, C, BLUR)
         value = _down(above, here, below, BLUR)
-        above, here = here, below
-        value = _leaky(value, add, scale, noise, row, column, rows, width, NOISE)
+        value = _leaky(value, add, scale, noise, row, column, rows, width, BLUR, NOISE)
+        second = _down(here, below, last, BLUR)
+        second = _leaky(second, add, scale, noise, row + 1, column, rows, width, BLUR, NOISE)
+        above, here = below, last
         number += 1.0
         apart = value - mean
         mean += apart * (1.0 / number)
         square += apart * (value - mean)
+        both = row + 1 < end
+        number += tl.where(both, 1.0, 0.0)
+        apart = tl.where(both, second - mean, 0.0)
+        mean += apart * (1.0 / number)
+        square += apart * (second - mean)
     used = column < width
     columns = tl.sum(tl.where(used, 1.0, 0.0))
     own = tl.sum(tl.where(used, mean, 0.0), axis=0) / columns
@@ -144,8 +159,11 @@ def statistics(
 def moments(
     means,
     squares,
+    style,
     mean,
-    variance,
+    rstd,
+    a,
+    b,
     rows,
     width,
     C,
@@ -155,39 +173,34 @@ def moments(
     PROGRAMS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Mean and biased variance, each (B, C), of what `programs` of `statistics` have found, each of
-    `strip` rows and `columns` columns, or what the picture has left of them.
+    """Of what `programs` of `statistics` have found, each of `strip` rows and `columns` columns, or
+    what the picture has left of them: the mean, and with the biased variance and a style (B, 2C)
+    rstd = 1/√(variance + eps), a = (s₀ + 1)·rstd and b = s₁, each (B, C).
     """
-    b = tl.program_id(1)
+    picture = tl.program_id(1)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     i = tl.arange(0, PROGRAMS)[:, None]
     used = (i < programs) & (channel[None, :] < C)
-    at = (b * programs + i) * C + channel[None, :]
+    at = (picture * programs + i) * C + channel[None, :]
     across = (width + columns - 1) // columns
     number = tl.minimum(rows - i // across * strip, strip)
     number *= tl.minimum(width - i % across * columns, columns)
     number = tl.where(i < programs, number, 0).to(tl.float32)
     own = tl.load(means + at, mask=used, other=0.0)
+    apart = tl.load(squares + at, mask=used, other=0.0)
     P = rows * width
     whole = tl.sum(own * number, axis=0) / P
-    apart = own - whole[None, :]
-    total = tl.load(squares + at, mask=used, other=0.0) + number * apart * apart
-    tl.store(mean + b * C + channel, whole, mask=channel < C)
-    tl.store(variance + b * C + channel, tl.sum(total, axis=0) / P, mask=channel < C)
-
-
-@triton.jit
-def style(style, variance, rstd, a, b, C, BLOCK: tl.constexpr):
-    """rstd = 1/√(variance + eps), a = (s₀ + 1)·rstd, b = s₁, of a style (B, 2C)."""
-    c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.program_id(1)
-    used = c < C
-    inverse = 1 / tl.sqrt(tl.load(variance + row * C + c, mask=used, other=1.0) + EPS)
-    scale = tl.load(style + row * 2 * C + c, mask=used, other=0.0)
-    tl.store(rstd + row * C + c, inverse, mask=used)
-    tl.store(a + row * C + c, (scale + 1) * inverse, mask=used)
-    shift = tl.load(style + row * 2 * C + C + c, mask=used, other=0.0)
-    tl.store(b + row * C + c, shift, mask=used)
+    own -= whole[None, :]
+    variance = tl.sum(apart + number * own * own, axis=0) / P
+    inverse = 1 / tl.sqrt(variance + EPS)
+    used = channel < C
+    scale = tl.load(style + picture * 2 * C + channel, mask=used, other=0.0)
+    shift = tl.load(style + picture * 2 * C + C + channel, mask=used, other=0.0)
+    to = picture * C + channel
+    tl.store(mean + to, whole, mask=used)
+    tl.store(rstd + to, inverse, mask=used)
+    tl.store(a + to, (scale + 1) * inverse, mask=used)
+    tl.store(b + to, shift, mask=used)
 
 
 @triton.jit
@@ -222,15 +235,21 @@ def affine(
     centre = _of_channels(mean + of, channel, C)
     factor, addend = _of_channels(a + of, channel, C), _of_channels(b + of, channel, C)
     above, here = _above(y, begin, column, c, rows, width, C, BLUR, PIXELS, CHANNELS)
-    for row in range(begin, end):
+    for row in range(begin, end, 2):
         below = _across(y, row + BLUR, column, c, rows, width, C, BLUR)
+        last = _across(y, row + 1 + BLUR, column, c, rows, width, C, BLUR)
         value = _down(above, here, below, BLUR)
-        above, here = here, below
-        value = _leaky(value, add, scale, noise, row, column, rows, width, NOISE)
+        value = _leaky(value, add, scale, noise, row, column, rows, width, BLUR, NOISE)
+        second = _down(here, below, last, BLUR)
+        second = _leaky(second, add, scale, noise, row + 1, column, rows, width, BLUR, NOISE)
+        above, here = below, last
         value = factor * (value - centre) + addend
+        second = factor * (second - centre) + addend
         used = (column < width) & (c < C)
-        at = (row * width + column) * C + c
+        at = row * (width * C) + (column * C + c)
         tl.store(out + at, value.to(out.dtype.element_ty), mask=used)
+        used &= row + 1 < end
+        tl.store(out + width * C + at, second.to(out.dtype.element_ty), mask=used)
 
 
 @triton.jit
@@ -270,7 +289,7 @@ def picture(
         centre = _of_channels(mean + of, channel, C)
         factor, addend = _of_channels(a + of, channel, C), _of_channels(b + of, channel, C)
         value = _pixels(y, 0, p, channel[None, :], 1, P, C)
-        value = _leaky(value, add, scale, noise, 0, p, 1, P, NOISE)
+        value = _leaky(value, add, scale, noise, 0, p, 1, P, 0, NOISE)
         value = factor * (value - centre) + addend
         red += tl.sum(value * _of_channels(to_rgb, channel, C), axis=1)
         green += tl.sum(value * _of_channels(to_rgb + C, channel, C), axis=1)

@@ -64,21 +64,19 @@ def _answers(
     mean, a, b, c = normal(4, 1, channels)
     noise, grad = normal(1, 1, 8, 8), normal(1, 3, 8, 8)
     weight, bias = normal(3, channels), normal(3)
-    style, variance = normal(1, 2 * channels), mean.square()
-    x, *moments = kernels.leaky(y.clone(), a[0], b[0], noise, blur)
-    last = x if not blur else kernels.leaky(y.clone(), a[0], b[0], noise, False)[0]
+    style, rstd = normal(1, 2 * channels), normal(1, channels).square()
+    x, *of_style = kernels.styled(y.clone(), a[0], b[0], noise, blur, style)
+    last = x if not blur else kernels.styled(y.clone(), a[0], b[0], noise, False, style)[0]
     zero, one = torch.zeros_like(a), torch.ones_like(a)
 
     def gradients() -> list:  # again, since they may be overwritten
         return [g.clone(), kernels.picture_grad(grad, weight, dtype)]
 
     return {
-        "leaky": (kernels.affine(x, zero, one, zero, overwrite=False), *moments),
-        "style": kernels.style(mean, variance, style),
+        "styled": (kernels.affine(x, zero, one, zero, overwrite=False), *of_style),
         "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
         "picture": (kernels.picture(last, mean, a, b, weight, bias, overwrite=False),),
-        "sums": sum((kernels.sums(each, x, mean) for each in gradients()), ()),
-        "coefficients": kernels.coefficients(a, b, c, mean, 64),
+        "style_grad": sum((kernels.style_grad(each, x, mean, a, rstd) for each in gradients()), ()),
         "leaky_grad": tuple(
             kernels.leaky_grad(each, x, mean, a, b, c, blurred)
             for blurred in ([False, True] if blur else [False])

@@ -51,16 +51,21 @@ class Kernels(Protocol):
     def forget_batch_sizes(self) -> None:
         """Those that batch_size has answered so far were too large for memory."""
 
-    def leaky(
-        self, y: Tensor, bias: Tensor, weight: Tensor, noise: Tensor | None, blur: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x = LeakyReLU(blur(y) + bias + weight·noise), its mean and biased variance over the
-        pixels. May overwrite y; noise is (B, 1, r, r) or None. x may have any form, with a `shape`,
-        in which the other functions of the same kernels take it.
-        """
+    def styled(
+        self,
+        y: Tensor,
+        bias: Tensor,
+        weight: Tensor,
+        noise: Tensor | None,
+        blur: bool,
+        style: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x = LeakyReLU(blur(y) + bias + weight·noise), its mean over the pixels, and of its biased
+        variance and the style (B, 2C), which is s₀ and s₁: 1/√(variance + 1e-5), a and b = s₁.
 
-    def style(self, mean: Tensor, variance: Tensor, style: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """1/√(variance + 1e-5), a and b = s₁ of the style (B, 2C), which is s₀ and s₁."""
+        May overwrite y; noise is (B, 1, r, r) or None. x may have any form, with a `shape`, in
+        which the other functions of the same kernels take it.
+        """
 
     def affine(self, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, overwrite: bool) -> Tensor:
         """a·(x − mean) + b, in x itself if `overwrite`."""
@@ -84,13 +89,12 @@ class Kernels(Protocol):
         `sums` and `leaky_grad` of the same kernels, in whatever form they take it.
         """
 
-    def sums(self, g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Σg and Σg·(x − mean) over the pixels."""
-
-    def coefficients(
-        self, of_g: Tensor, of_product: Tensor, a: Tensor, rstd: Tensor, pixels: int
+    def style_grad(
+        self, g: Tensor, x: Tensor, mean: Tensor, a: Tensor, rstd: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of those two sums: the gradient for the style (B, 2C), and p and q for `leaky_grad`."""
+        """Of Σg and Σg·(x − mean) over the pixels: the gradient for the style (B, 2C), and p and q
+        for `leaky_grad`.
+        """
 
     def leaky_grad(
         self, g: Tensor, x: Tensor, mean: Tensor, a: Tensor, q: Tensor, p: Tensor, blur: bool
@@ -132,7 +136,14 @@ class TorchKernels:
     def forget_batch_sizes(self):
         pass
 
+    def styled(self, y, bias, weight, noise, blur, style):
+        x, mean, variance = self.leaky(y, bias, weight, noise, blur)
+        rstd = (variance + NORM_EPS).rsqrt()
+        s0, s1 = style.chunk(2, dim=1)
+        return x, mean, rstd, (s0 + 1) * rstd, s1
+
     def leaky(self, y, bias, weight, noise, blur):
+        """x of `styled`, its mean and biased variance over the pixels, each (B, C)."""
         if blur:
             y = self.blur(y)
         y = y.add_(per_channel(bias).to(y.dtype))
@@ -141,11 +152,6 @@ class TorchKernels:
         x = F.leaky_relu_(y, LEAKY_SLOPE)
         variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
         return x, mean, variance
-
-    def style(self, mean, variance, style):
-        rstd = (variance + NORM_EPS).rsqrt()
-        s0, s1 = style.chunk(2, dim=1)
-        return rstd, (s0 + 1) * rstd, s1
 
     def affine(self, x, mean, a, b, overwrite):
         mean, a, b = (per_channel(each).to(x.dtype) for each in (mean, a, b))
@@ -161,14 +167,17 @@ class TorchKernels:
         g = torch.matmul(grad.flatten(2).transpose(1, 2), weight).to(dtype)  # (B, r·r, C)
         return g.view(len(grad), *grad.shape[2:], -1).permute(0, 3, 1, 2)  # channels last
 
+    def style_grad(self, g, x, mean, a, rstd):
+        of_g, of_product = self.sums(g, x, mean)
+        pixels = x.shape[2] * x.shape[3]
+        grad_style = torch.cat([of_product * rstd, of_g], dim=1).float()
+        return grad_style, -a * of_g / pixels, -a * rstd.square() * of_product / pixels
+
     def sums(self, g, x, mean):
+        """Σg and Σg·(x − mean) over the pixels, each (B, C)."""
         centred = x - per_channel(mean).to(x.dtype)
         of_g, of_product = (each.sum((2, 3), dtype=torch.float32) for each in (g, centred.mul_(g)))
         return of_g, of_product
-
-    def coefficients(self, of_g, of_product, a, rstd, pixels):
-        grad_style = torch.cat([of_product * rstd, of_g], dim=1).float()
-        return grad_style, -a * of_g / pixels, -a * rstd.square() * of_product / pixels
 
     def leaky_grad(self, g, x, mean, a, q, p, blur):
         a, q, p = (per_channel(each).to(g.dtype) for each in (a, q, p - q * mean))
@@ -309,10 +318,9 @@ class _Synthesis(torch.autograd.Function):
                 y = channels_last(fast.const.to(fast.dtype).repeat(B, 1, 1, 1))
             else:
                 y = layer.convolve(x)
-            x, mean, variance = fast.kernels.leaky(
-                y, layer.bias, layer.noise_weight, maps, layer.up
+            x, mean, rstd, a, s1 = fast.kernels.styled(
+                y, layer.bias, layer.noise_weight, maps, layer.up, style
             )
-            rstd, a, s1 = fast.kernels.style(mean, variance, style)
             if keep:  # for backward
                 activations.append(x)
                 statistics.append((mean, rstd, a))
@@ -341,9 +349,7 @@ class _Synthesis(torch.autograd.Function):
         for i in range(L - 1, -1, -1):
             layer, x = fast.layers[i], ctx.activations.pop()
             mean, rstd, a = ctx.statistics.pop()
-            of_g, of_gx = fast.kernels.sums(g, x, mean)  # (B, C)
-            pixels = x.shape[2] * x.shape[3]
-            grad_styles[i], p, q = fast.kernels.coefficients(of_g, of_gx, a, rstd, pixels)
+            grad_styles[i], p, q = fast.kernels.style_grad(g, x, mean, a, rstd)
             if i == 0 and not needed[0]:
                 break
             blur_later = layer.up and needed[i]  # the noise comes in after the blur

@@ -51,16 +51,21 @@ def many_tiles() -> float:
     """Pictures of several programs along and down, the last ones not full, numbers far from 0."""
     kernels, torch_kernels = cuda.TritonKernels(), TorchKernels()
     y = channels_last(torch.randn(2, 20, 13, 19)) + 100
-    for tile in (cuda.TILE, cuda.SMALL_TILE):  # programs, rows, and pixels along of each
-        (programs, *_), strip, sizes = cuda._strips(y, tile)
-        along = -(-19 // sizes["PIXELS"])
-        assert along > 1 and programs > along and 13 % strip and 19 % sizes["PIXELS"]
-    none = torch.zeros(20)
-    found = kernels.leaky(y.clone(), none, none, None, True)
-    expected = torch_kernels.leaky(y.clone().double(), none, none, None, True)
-    g, mean = y - 100, found[1]
-    sums = kernels.sums(g, found[0], mean), torch_kernels.sums(g.double(), expected[0], mean)
-    pairs = [*zip(found[1:], expected[1:], strict=True), *zip(*sums, strict=True)]
+    (programs, *_), strip, sizes = cuda._strips(y)
+    along = -(-19 // sizes["PIXELS"])
+    assert along > 1 and programs > along and 13 % strip and strip % 2 and 19 % sizes["PIXELS"]
+    none, style = torch.zeros(20), torch.randn(2, 40)
+    found = kernels.styled(y.clone(), none, none, None, True, style)
+    expected = torch_kernels.styled(y.clone().double(), none, none, None, True, style.double())
+    g, mean, rstd = y - 100, found[1], torch.rand(2, 20)
+    of_style = [
+        each.style_grad(of.to(dtype), x[0], mean.to(dtype), rstd.to(dtype), rstd.to(dtype))
+        for each, of, x, dtype in (
+            (kernels, g, found, torch.float32),
+            (torch_kernels, g, expected, torch.float64),
+        )
+    ]
+    pairs = [*zip(found[1:], expected[1:], strict=True), *zip(*of_style, strict=True)]
     given = mean, *torch.randn(4, 2, 20)
 
     def others(kernels, x, dtype) -> list[torch.Tensor]:
@@ -86,9 +91,9 @@ def planted(fault: str) -> str | None:
         def leaky_grad(self, g, x, mean, a, q, p, blur):
             return super().leaky_grad(g, x, mean, a, q, p, blur and fault != "leaky_grad")
 
-        def sums(self, g, x, mean):
-            found = super().sums(g, x, mean)
-            return found[::-1] if fault == "sums" else found
+        def style_grad(self, g, x, mean, a, rstd):
+            grad, p, q = super().style_grad(g, x, mean, a, rstd)
+            return (grad, q, p) if fault == "style_grad" else (grad, p, q)
 
     return first_wrong(Faulty(), torch.float32)
 
@@ -107,10 +112,10 @@ call_of_triton, InterpretedFunction.__call__ = InterpretedFunction.__call__, cal
 interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 found = {  # with the tiles that a GPU has
     "wrong": [planted(""), first_wrong(cuda.TritonKernels(), torch.bfloat16)],
-    "planted": [planted("leaky_grad"), planted("sums")],
+    "planted": [planted("leaky_grad"), planted("style_grad")],
     "interpreted": [type(each).__name__ for each in (cuda_kernels.affine, cuda_backward.sums)],
 }
-cuda.MOST_PROGRAMS, cuda.TILE, cuda.SMALL_TILE = 6, 512, 256
+cuda.MOST_PROGRAMS, cuda.TILE, cuda.FEWEST_ROWS = 10, 256, 3
 found |= {
     "many tiles": many_tiles(),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
@@ -118,6 +123,6 @@ found |= {
     "bfloat16": agreement(cuda.TritonKernels(), 16, 1, "bfloat16"),
     "eager bfloat16": agreement(TorchKernels(), 16, 1, "bfloat16"),
 }
-cuda.TILE, cuda.SMALL_TILE = 256, 128  # the latter: half of a row of 16 pixels
+cuda.TILE = 128  # half of a row of 16 pixels
 found["float32"] = agreement(cuda.TritonKernels(), 16, 2, "float32")
 print(json.dumps(found))
