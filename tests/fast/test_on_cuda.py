@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import one_file
 from forms import golden_search
+from generator_files import generator_file as file_of
 
 from benchmarks.step_time import random_generator
 from cli.errors import UserError
@@ -183,6 +184,21 @@ def test_compiled_searches_end_as_eager_ones(cuda_model, caplog, tiny):
     for HR, _ in model(lr_pictures(2, side=4)[:1], seed=0, steps=15, learning_rate=0.01):
         pass
     assert torch.allclose(HR, ends[1][:1], atol=2e-2)
+
+
+@pytest.mark.parametrize("compile", ["auto", "on"])
+@pytest.mark.parametrize("family", ["stylegan2", "stylegan3-t", "stylegan3-r"])
+def test_searches_on_later_networks_end_as_plain_ones(tmp_path, caplog, family, compile):
+    settings, seeds = Settings(steps=15, learning_rate=0.01), [0, 1]
+    model = PULSE(file_of(tmp_path, family, 64), "cuda", tmp_path, compile, "float32")
+    generator, LR = model.generator, lr_pictures(2)
+    plain = totals(Search(generator, generator.synthesis, LR, settings, seeds))
+    found = totals(model(LR, seed=seeds, settings=settings))
+    assert torch.allclose(found, plain, rtol=1e-2)
+    recorder = model._forms.recorder(100)
+    assert recorder.kept is not None and not recorder.refused
+    if family == "stylegan2" and compile == "on":
+        require_recorded(model, caplog.messages, "compiled")
 
 
 def test_precision_is_the_searchs_own(cuda_model, caplog):
