@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from fast import cuda_backward, cuda_kernels
+from fast import cuda_backward, cuda_kernels, cuda_step
 from fast.device import first_line
 from fast.kernel_check import first_wrong
 from fast.synthesis import PictureGrad, TorchKernels, channels_last
@@ -55,6 +55,36 @@ class TritonKernels(TorchKernels):
 
     formulation = "compiled"
     folds_range = True
+
+    def styles(self, w, affine):
+        (B, L, d), w = w.shape, w.contiguous()
+        whole, out = self.empty_style_grads(B, affine)
+        rows = 8
+        grid = (triton.cdiv(max(affine.sizes), rows), L, B)
+        given = w, affine.weight, affine.bias, affine.first, whole
+        block = min(_power_of_two(d), 512)
+        _launch(cuda_step.styles, grid, *given, d, ROWS=rows, BLOCK=block)
+        return out
+
+    def empty_style_grads(self, B, affine):
+        """Layer after layer, each (B, 2C), in one tensor: as `styles` lie, too."""
+        whole = _empty(affine.weight, B * len(affine.weight))
+        parts = whole.split([B * size for size in affine.sizes])
+        return whole, [part.view(B, -1) for part in parts]
+
+    def styles_grad(self, whole, grads, affine):
+        (N, d), L = affine.weight.shape, len(affine.sizes)
+        B, rows = len(whole) // N, 32
+        programs = triton.cdiv(max(affine.sizes), rows)
+        parts, out = _empty(whole, B, L, programs, d), _empty(whole, B, L, d)
+        tile = {"ROWS": rows, "BLOCK": 128}
+        given = whole, affine.weight, affine.first, parts
+        grid = (programs * triton.cdiv(d, 128), L, B)
+        _launch(cuda_step.style_grads, grid, *given, d, programs, **tile)
+        many = {"ROWS": rows, "PROGRAMS": _power_of_two(programs), "BLOCK": 32}
+        grid = (triton.cdiv(d, 32), L, B)
+        _launch(cuda_step.added_style_grads, grid, parts, affine.first, out, d, programs, **many)
+        return out
 
     def leaky(self, y, bias, weight, noise, blur):
         noise = None if noise is None else noise.contiguous()
@@ -113,9 +143,10 @@ class TritonKernels(TorchKernels):
         _launch(cuda_backward.added, grid, sums, found, C, programs, **many)
         return found[0], found[1]
 
-    def coefficients(self, of_g, of_product, a, rstd, pixels):
+    def coefficients(self, of_g, of_product, a, rstd, pixels, out=None):
         B, C = a.shape
-        (grad_style,), (p, q) = _empty(a, 1, B, 2 * C), _empty(a, 2, B, C)
+        p, q = _empty(a, 2, B, C)
+        grad_style = _empty(a, B, 2 * C) if out is None else out
         given = of_g, of_product, a, rstd, grad_style, p, q
         grid = (triton.cdiv(C, 256), B)
         _launch(cuda_backward.coefficients, grid, *given, C, pixels, BLOCK=256)

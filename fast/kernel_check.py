@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fast.synthesis import Kernels, TorchKernels, channels_last
+from fast.synthesis import Kernels, Styles, TorchKernels, channels_last
 
 
 def first_difference(
@@ -72,7 +72,18 @@ def _answers(
     def gradients() -> list:  # again, since they may be overwritten
         return [g.clone(), kernels.picture_grad(grad, weight, dtype)]
 
+    layers = torch.tensor([0, 2 * channels, 2 * channels + 4], dtype=torch.int32, device=device)
+    rows = int(layers[-1])
+    affine = Styles(normal(rows, 20), normal(rows), (2 * channels, 4), layers)
+    whole, into = kernels.empty_style_grads(2, affine)
+    of_styles = []
+    for size, out in zip(affine.sizes, into, strict=True):
+        given = *normal(4, 2, size // 2), 64
+        of_styles.append(kernels.coefficients(*given, out)[0])
+
     return {
+        "styles": tuple(kernels.styles(normal(2, 2, 20), affine)),
+        "styles_grad": (kernels.styles_grad(whole, of_styles, affine),),
         "leaky": (kernels.affine(x, zero, one, zero, overwrite=False), *moments),
         "style": kernels.style(mean, variance, style),
         "affine": (kernels.affine(x, mean, a, b, overwrite=False),),

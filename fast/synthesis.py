@@ -21,6 +21,7 @@ affine, a·g + q·(x − mean) + p.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fast.precision import convolutions_in, dtype_of
-from stylegan import LEAKY_SLOPE, G_synthesis, UpConv
+from stylegan import LEAKY_SLOPE, EqualisedLinear, G_synthesis, UpConv
 
 NORM_EPS = 1e-5
 
@@ -51,6 +52,17 @@ class Kernels(Protocol):
     def forget_batch_sizes(self) -> None:
         """Those that batch_size has answered so far were too large for memory."""
 
+    def styles(self, w: Tensor, affine: Styles) -> Sequence[Tensor]:
+        """weight·w_l + bias of each layer's row of w (B, L, d): its style (B, 2C), s₀ and s₁."""
+
+    def empty_style_grads(self, B: int, affine: Styles) -> tuple[Tensor | None, list]:
+        """Where the gradients for the styles are to be: as a whole, in whatever form `styles_grad`
+        wants it, and for each layer what `coefficients` takes as `out`.
+        """
+
+    def styles_grad(self, whole: Tensor | None, grads: Sequence[Tensor], affine: Styles) -> Tensor:
+        """Of the gradients for the styles, (B, 2C) for each layer, that for w, (B, L, d)."""
+
     def leaky(
         self, y: Tensor, bias: Tensor, weight: Tensor, noise: Tensor | None, blur: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +72,7 @@ class Kernels(Protocol):
         """
 
     def style(self, mean: Tensor, variance: Tensor, style: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """1/√(variance + 1e-5), a and b = s₁ of the style (B, 2C), which is s₀ and s₁."""
+        """1/√(variance + 1e-5), a and b = s₁ of a contiguous style (B, 2C)."""
 
     def affine(self, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, overwrite: bool) -> Tensor:
         """a·(x − mean) + b, in x itself if `overwrite`."""
@@ -88,9 +100,17 @@ class Kernels(Protocol):
         """Σg and Σg·(x − mean) over the pixels."""
 
     def coefficients(
-        self, of_g: Tensor, of_product: Tensor, a: Tensor, rstd: Tensor, pixels: int
+        self,
+        of_g: Tensor,
+        of_product: Tensor,
+        a: Tensor,
+        rstd: Tensor,
+        pixels: int,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of those two sums: the gradient for the style (B, 2C), and p and q for `leaky_grad`."""
+        """Of those two sums: the gradient for the style (B, 2C), in `out` if that is given, and p
+        and q for `leaky_grad`.
+        """
 
     def leaky_grad(
         self, g: Tensor, x: Tensor, mean: Tensor, a: Tensor, q: Tensor, p: Tensor, blur: bool
@@ -101,6 +121,15 @@ class Kernels(Protocol):
 
     def blur(self, y: Tensor) -> Tensor:
         """[1,2,1]⊗[1,2,1]/16, zeros beyond the edge."""
+
+
+class Styles(NamedTuple):
+    """The affine maps from w to the styles of all layers, layer after layer, in N = Σ 2C rows."""
+
+    weight: Tensor  # (N, d)
+    bias: Tensor  # (N,)
+    sizes: tuple[int, ...]  # 2C of each layer
+    first: Tensor  # (L + 1,) int32: the first row of each layer, and N
 
 
 class PictureGrad(NamedTuple):
@@ -131,6 +160,17 @@ class TorchKernels:
 
     def forget_batch_sizes(self):
         pass
+
+    def styles(self, w, affine):
+        weights, biases = affine.weight.split(affine.sizes), affine.bias.split(affine.sizes)
+        return [F.linear(*each) for each in zip(w.unbind(1), weights, biases, strict=True)]
+
+    def empty_style_grads(self, B, affine):
+        return None, [None] * len(affine.sizes)
+
+    def styles_grad(self, whole, grads, affine):
+        weights = affine.weight.split(affine.sizes)
+        return torch.stack([g @ weight for g, weight in zip(grads, weights, strict=True)], dim=1)
 
     def leaky(self, y, bias, weight, noise, blur):
         if blur:
@@ -166,8 +206,10 @@ class TorchKernels:
         of_g, of_product = (each.sum((2, 3), dtype=torch.float32) for each in (g, centred.mul_(g)))
         return of_g, of_product
 
-    def coefficients(self, of_g, of_product, a, rstd, pixels):
+    def coefficients(self, of_g, of_product, a, rstd, pixels, out=None):
         grad_style = torch.cat([of_product * rstd, of_g], dim=1).float()
+        if out is not None:
+            grad_style = out.copy_(grad_style)
         return grad_style, -a * of_g / pixels, -a * rstd.square() * of_product / pixels
 
     def leaky_grad(self, g, x, mean, a, q, p, blur):
@@ -188,7 +230,7 @@ class TorchKernels:
 
 
 class Layer:
-    """One layer's folded weights: a convolution (none in layer 0), then bias, noise, style."""
+    """One layer's folded weights: a convolution (none in layer 0), then bias and noise."""
 
     def __init__(self, convolution, bias: Tensor, epilogue, dtype: torch.dtype):
         self.up = isinstance(convolution, UpConv)
@@ -203,9 +245,6 @@ class Layer:
             self.transposed = channels_last(weight.flip(2, 3).transpose(0, 1).to(dtype))
         self.bias = bias.clone()
         self.noise_weight = epilogue.noise.weight.clone()
-        style = epilogue.style_mod.lin
-        self.style_weight = style.weight * style.scale  # (2C, d)
-        self.style_bias = style.bias * style.lrmul
 
     def convolve(self, x: Tensor) -> Tensor:
         """(B, in, r, r) → (B, out, r, r), or twice as large where the layer is `up`."""
@@ -246,6 +285,9 @@ class FastSynthesis:
         self.dtype = dtype = dtype_of(precision)
         self.device = synthesis.torgb.weight.device
         self.layers: list[Layer] = []
+        epilogues = [
+            epilogue for block in synthesis.blocks.values() for epilogue in (block.epi1, block.epi2)
+        ]
         with torch.no_grad():
             for size, block in synthesis.blocks.items():
                 if size == "4x4":
@@ -256,6 +298,7 @@ class FastSynthesis:
                     up, conv = block.conv0_up, block.conv1
                     self.layers.append(Layer(up, up.bias, block.epi1, dtype))
                     self.layers.append(Layer(conv, conv.bias, block.epi2, dtype))
+            self.styles = _styles([epilogue.style_mod.lin for epilogue in epilogues])
             torgb = synthesis.torgb
             weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
             self.rgb = weight, torgb.bias.clone()
@@ -281,27 +324,36 @@ class FastSynthesis:
         if padding := self.kernels.batch_size(B) - B:
             w = torch.cat([w, w[-1:].expand(padding, -1, -1)])
             noise = [torch.cat([maps, maps[-1:].expand(padding, -1, -1, -1)]) for maps in noise]
-        styles = [
-            F.linear(row, layer.style_weight, layer.style_bias)  # (B, 2C)
-            for row, layer in zip(w.unbind(1), self.layers, strict=True)
-        ]
         with convolutions_in(self.precision, self.device):
-            picture = _Synthesis.apply(self, rgb, torch.is_grad_enabled(), *styles, *noise)
+            picture = _Synthesis.apply(self, rgb, torch.is_grad_enabled(), w, *noise)
         return picture[:B] if padding else picture
 
 
+def _styles(linear: Sequence[EqualisedLinear]) -> Styles:
+    """Those of all layers, scaled."""
+    weight = torch.cat([each.weight * each.scale for each in linear])
+    bias = torch.cat([each.bias * each.lrmul for each in linear])
+    sizes = tuple(len(each.weight) for each in linear)
+    first = torch.tensor([sum(sizes[:i]) for i in range(len(sizes) + 1)], dtype=torch.int32)
+    return Styles(weight, bias, sizes, first.to(weight.device))
+
+
 class _Synthesis(torch.autograd.Function):
-    """Styles and noise → picture, with the backward pass of the module docstring. rgb: the last
+    """w and noise → picture, with the backward pass of the module docstring. rgb: the last
     convolution's weight (3, C) and bias.
     """
 
     @staticmethod
     def forward(
-        ctx, fast: FastSynthesis, rgb: tuple[Tensor, Tensor], keep: bool, *styles_and_noise: Tensor
+        ctx,
+        fast: FastSynthesis,
+        rgb: tuple[Tensor, Tensor],
+        keep: bool,
+        w: Tensor,
+        *noise: Tensor,
     ) -> Tensor:
-        L = len(fast.layers)
-        styles, noise = styles_and_noise[:L], styles_and_noise[L:]
-        B = len(styles[0])
+        B = len(w)
+        styles = fast.kernels.styles(w, fast.styles)
         activations, statistics = [], []
         x = None  # x̂ of the layer before
         for layer, style, maps in zip(fast.layers, styles, noise, strict=True):
@@ -332,18 +384,21 @@ class _Synthesis(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx, grad: Tensor) -> list[Tensor | None]:
-        """For the styles and the noise maps of all layers."""
+        """For w and the noise maps of all layers."""
         fast = ctx.fast
         L = len(fast.layers)
-        needed = ctx.needs_input_grad[3 + L :]
-        grad_styles, grad_noise = [None] * L, [None] * L
+        needed = ctx.needs_input_grad[4:]
+        grad_noise = [None] * L
+        whole, grad_styles = fast.kernels.empty_style_grads(len(grad), fast.styles)
         g = fast.kernels.picture_grad(grad, ctx.rgb_weight, fast.dtype)
         for i in range(L - 1, -1, -1):
             layer, x = fast.layers[i], ctx.activations.pop()
             mean, rstd, a = ctx.statistics.pop()
             of_g, of_gx = fast.kernels.sums(g, x, mean)  # (B, C)
             pixels = x.shape[2] * x.shape[3]
-            grad_styles[i], p, q = fast.kernels.coefficients(of_g, of_gx, a, rstd, pixels)
+            grad_styles[i], p, q = fast.kernels.coefficients(
+                of_g, of_gx, a, rstd, pixels, grad_styles[i]
+            )
             if i == 0 and not needed[0]:
                 break
             blur_later = layer.up and needed[i]  # the noise comes in after the blur
@@ -356,4 +411,7 @@ class _Synthesis(torch.autograd.Function):
             if i == 0:
                 break
             g = layer.convolve_back(g)
-        return grad_styles + grad_noise
+        grad_w = None
+        if ctx.needs_input_grad[3]:
+            grad_w = fast.kernels.styles_grad(whole, grad_styles, fast.styles)
+        return [grad_w, *grad_noise]

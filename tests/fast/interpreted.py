@@ -17,9 +17,9 @@ from conftest import random_networks  # noqa: E402
 from forms import picture_and_gradients, relative  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction, interpreter_builder  # noqa: E402
 
-from fast import cuda, cuda_backward, cuda_kernels  # noqa: E402
+from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
 from fast.kernel_check import first_wrong  # noqa: E402
-from fast.synthesis import FastSynthesis, TorchKernels, channels_last  # noqa: E402
+from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
 
 
 def of_w_in_unit_range(fast, w, noise, cotangent) -> list[torch.Tensor]:
@@ -79,6 +79,27 @@ def many_tiles() -> float:
     return max(relative(one.double(), other.double()) for one, other in pairs)
 
 
+def long_styles() -> float:
+    """Of a w and layers of several programs each, the last ones not full."""
+    sizes, d = (70, 6), 600
+    first = torch.tensor([0, 70, 76], dtype=torch.int32)
+    affine = Styles(torch.randn(76, d), torch.randn(76), sizes, first)
+    exact = affine._replace(weight=affine.weight.double(), bias=affine.bias.double())
+    w, grads = torch.randn(2, 2, d), [torch.randn(2, size) for size in sizes]
+    kernels, torch_kernels = cuda.TritonKernels(), TorchKernels()
+    whole, into = kernels.empty_style_grads(2, affine)
+    for out, grad in zip(into, grads, strict=True):
+        out.copy_(grad)
+    found = [*kernels.styles(w, affine), kernels.styles_grad(whole, into, affine)]
+    grads = [grad.double() for grad in grads]
+    expected = torch_kernels.styles(w.double(), exact)
+    expected.append(torch_kernels.styles_grad(None, grads, exact))
+    return max(relative(one.double(), other) for one, other in zip(found, expected, strict=True))
+
+
+FAULTS = "leaky_grad", "sums", "styles", "styles_grad"
+
+
 def planted(fault: str) -> str | None:
     """What the check at loading names, of kernels with a fault."""
 
@@ -90,6 +111,14 @@ def planted(fault: str) -> str | None:
             found = super().sums(g, x, mean)
             return found[::-1] if fault == "sums" else found
 
+        def styles(self, w, affine):
+            return super().styles(w.flip(1) if fault == "styles" else w, affine)
+
+        def styles_grad(self, whole, grads, affine):
+            if fault == "styles_grad":  # as if all layers were as large as the first
+                affine = affine._replace(first=affine.first * 0 + affine.first[1])
+            return super().styles_grad(whole, grads, affine)
+
     return first_wrong(Faulty(), torch.float32)
 
 
@@ -97,21 +126,23 @@ def call(function, *args, **kwargs):
     """A function of ours, from a kernel. The launch has patched triton.language; the interpreter
     would look again for what is to be patched, a third of its time, and find nothing.
     """
-    if function.fn.__module__ in (cuda_kernels.__name__, cuda_backward.__name__):
+    if function.fn.__module__ in OURS:
         return function.rewrite()(*args, **kwargs)
     return call_of_triton(function, *args, **kwargs)
 
 
+OURS = {each.__name__ for each in (cuda_kernels, cuda_backward, cuda_step)}
 call_of_triton, InterpretedFunction.__call__ = InterpretedFunction.__call__, call
 # As on a GPU: integers are not looked at for overflow, a fifth of the time.
 interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 found = {  # with the tiles that a GPU has
     "wrong": [planted(""), first_wrong(cuda.TritonKernels(), torch.bfloat16)],
-    "planted": [planted("leaky_grad"), planted("sums")],
+    "planted": [planted(each) for each in FAULTS],
     "interpreted": [type(each).__name__ for each in (cuda_kernels.affine, cuda_backward.sums)],
 }
 cuda.MOST_PROGRAMS, cuda.TILE, cuda.SMALL_TILE = 6, 512, 256
 found |= {
+    "long styles": long_styles(),
     "many tiles": many_tiles(),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
     "in [0, 1]": agreement(cuda.TritonKernels(), 8, 2, "float32", of=of_w_in_unit_range),
