@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fast.precision import convolutions_in, dtype_of
+from fast.search_step import TorchStep
 from stylegan import LEAKY_SLOPE, EqualisedLinear, G_synthesis, UpConv
 
 NORM_EPS = 1e-5
@@ -40,11 +41,13 @@ class Kernels(Protocol):
     variance, a, b, p, q and sums are (B, C), in float32 or more, bias and weight (C,).
 
     `formulation` is "eager" or "compiled", as records of results have it; `folds_range`, whether
-    `picture` makes pictures in [0, 1] when it is given another weight and bias.
+    `picture` makes pictures in [0, 1] when it is given another weight and bias; `step`, what the
+    search computes beside the network.
     """
 
     formulation: str
     folds_range: bool
+    step: TorchStep
 
     def batch_size(self, B: int) -> int:
         """How many pictures are best computed where B are asked for: B or more."""
@@ -153,6 +156,7 @@ class TorchKernels:
 
     formulation = "eager"
     folds_range = False  # which rounds otherwise than in a further pass
+    step = TorchStep()
     functions = ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur")
 
     def batch_size(self, B):
@@ -308,6 +312,11 @@ class FastSynthesis:
     def formulation(self) -> str:
         """What its kernels are now, eager or compiled: a later shape may fail to compile."""
         return self.kernels.formulation
+
+    @property
+    def step_kernels(self) -> TorchStep:
+        """What a search with this network computes its steps with."""
+        return self.kernels.step
 
     def __call__(self, w: Tensor, noise: list[Tensor]) -> Tensor:
         """w (B, L, d), noise: L tensors (B, 1, r_i, r_i) → picture (B, 3, S, S), contiguous."""
