@@ -56,6 +56,9 @@ class TritonKernels(TorchKernels):
     formulation = "compiled"
     folds_range = True
 
+    def __init__(self):
+        self.step = cuda_step.StepKernels(_launch)
+
     def styles(self, w, affine):
         (B, L, d), w = w.shape, w.contiguous()
         whole, out = self.empty_style_grads(B, affine)

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fast.search_step import TorchStep
 from fast.synthesis import Kernels, Styles, TorchKernels, channels_last
 
 
@@ -43,7 +44,56 @@ def first_wrong(
     """`first_difference` of kernels for StyleGAN1, on `device`."""
     cases = [(16, False), (16, True), (5, False), (5, True), (80, True)]
     answers = partial(_answers, device=device)
-    return first_difference(kernels, TorchKernels(), answers, cases, dtype)
+    wrong = first_difference(kernels, TorchKernels(), answers, cases, dtype)
+    if wrong is not None:
+        return wrong
+    answers = partial(_answers_of_step, device=device)
+    return first_difference(kernels.step, TorchStep(), answers, [(1,), (7,)], torch.float32)
+
+
+def _answers_of_step(
+    step: TorchStep, dtype: torch.dtype, like: torch.dtype, B: int, device: torch.device | str
+) -> dict[str, tuple[Tensor, ...]]:
+    """What each function for the search makes of the same small tensors, in float32."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random).to(device)
+
+    rows = [normal(B, 3, 20), normal(B, 1, 40, 40)]
+    for each in rows:
+        step.to_sphere(each, normal(B, each.shape[1], *[1] * (each.ndim - 2)))
+
+    w = normal(B, 3, 200)
+    w[:, 1] = w[:, 0] + 1e-3 * w[:, 1]
+    w.requires_grad_()
+    with torch.enable_grad():
+        crossed = step.geocross(w)
+        (of_w,) = torch.autograd.grad((crossed * normal(B)).sum(), [w])
+
+    kept = []
+    for more in (None, 2):
+        best = {
+            "total": normal(B),
+            "mse": normal(B),
+            "GEOCROSS": normal(B),
+            "step": torch.zeros(B, dtype=torch.int64, device=device),
+            "within": normal(B) > 0.5,
+            "last": (5 * normal(B)).long() + 4,
+            **{i: normal(B, n) for i, n in enumerate([3000, *range(1, 9)])},
+        }
+        own = ("step", "within", "last")
+        present = {name: normal(*x.shape) for name, x in best.items() if name not in own}
+        present["total"][B // 2] = torch.inf if B > 1 else -2
+        number = torch.full((1,), 3, device=device)
+        step.keep_best(best, present, number, 0.1, more, 4)
+        kept += best.values()
+
+    return {
+        "to_sphere": tuple(rows),
+        "geocross": (crossed.detach(), of_w),
+        "keep_best": tuple(each.float() for each in kept),
+    }
 
 
 def _answers(

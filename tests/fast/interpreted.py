@@ -3,6 +3,7 @@ test_cuda_kernels.py in a process of its own, since the interpreter is chosen wh
 imported. Prints JSON.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -19,7 +20,9 @@ from triton.runtime.interpreter import InterpretedFunction, interpreter_builder 
 
 from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
 from fast.kernel_check import first_wrong  # noqa: E402
+from fast.search_step import TorchStep  # noqa: E402
 from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
+from loss import geocross  # noqa: E402
 
 
 def of_w_in_unit_range(fast, w, noise, cotangent) -> list[torch.Tensor]:
@@ -97,7 +100,61 @@ def long_styles() -> float:
     return max(relative(one.double(), other) for one, other in zip(found, expected, strict=True))
 
 
-FAULTS = "leaky_grad", "sums", "styles", "styles_grad"
+def geocross_like_pytorchs() -> float:
+    """Of layers that are random, nearly alike, alike and opposite: the largest relative difference
+    of it and its gradient to PyTorch in float64.
+    """
+    worst, step = 0.0, cuda.TritonKernels().step
+    alike, near = torch.randn(2, 1, 300), 1e-4 * torch.randn(2, 7, 300)
+    sides = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0])[:, None]
+    for w in (torch.randn(3, 18, 512), alike + near, alike.repeat(1, 5, 1), alike * sides):
+        answers = []
+        for function, x in ((step.geocross, w.clone()), (geocross, w.double())):
+            found = function(x.requires_grad_())
+            cotangent = torch.arange(1, len(w) + 1)
+            answers.append((found.detach(), *torch.autograd.grad((found * cotangent).sum(), [x])))
+        worst = max(worst, *(relative(*pair) for pair in zip(*answers, strict=True)))
+    return worst
+
+
+def best_is_pytorchs() -> bool:
+    """To the bit, for every case: within eps or not, now and before, lower, alike, higher and not a
+    number, before and after the last that counts.
+    """
+    cases = [
+        torch.tensor(case)
+        for case in itertools.product(
+            *((0.0, 0.5, 1.0, torch.nan), (False, True), (2, 3, 4)),
+            *((0.0, 1.0, 2.0, torch.nan, torch.inf, -torch.inf),),
+        )
+    ]
+    mse, was_within, last, total = torch.stack(cases).unbind(1)
+    B, eps = len(cases), 0.5
+    for more in (None, 0, 1, 5):
+        ends = []
+        for step in (cuda.TritonKernels().step, TorchStep()):
+            torch.manual_seed(0)
+            best = {
+                "total": torch.ones(B),
+                "mse": torch.zeros(B),
+                "GEOCROSS": torch.zeros(B),
+                "step": torch.full((B,), -1),
+                "within": was_within.bool(),
+                "last": last.long(),
+                **{n: torch.zeros(B, n) for n in range(2, 12)},
+            }
+            present = {n: torch.randn(B, n) for n in range(2, 12)}
+            present |= {"total": total, "mse": mse, "GEOCROSS": torch.randn(B)}
+            step.keep_best(best, present, torch.tensor([3]), eps, more, 6)
+            ends.append(best)
+        assert 0 < (ends[0]["step"] == 3).sum() < B
+        for name, found in ends[0].items():
+            if not torch.equal(found.nan_to_num(nan=-5), ends[1][name].nan_to_num(nan=-5)):
+                return False
+    return True
+
+
+FAULTS = "leaky_grad", "sums", "styles", "styles_grad", "to_sphere", "geocross", "keep_best"
 
 
 def planted(fault: str) -> str | None:
@@ -119,7 +176,20 @@ def planted(fault: str) -> str | None:
                 affine = affine._replace(first=affine.first * 0 + affine.first[1])
             return super().styles_grad(whole, grads, affine)
 
-    return first_wrong(Faulty(), torch.float32)
+    class FaultyStep(cuda_step.StepKernels):
+        def to_sphere(self, x, radius):
+            super().to_sphere(x, radius[:1].expand_as(radius).contiguous())
+
+        def geocross(self, w):
+            return super().geocross(w.detach() + 0.999 * (w - w.detach()))  # of its gradient
+
+        def keep_best(self, best, present, number, eps, more, final):
+            super().keep_best(best, present, number, eps, more, final + 1)
+
+    kernels = Faulty()
+    if fault in vars(FaultyStep):
+        setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
+    return first_wrong(kernels, torch.float32)
 
 
 def call(function, *args, **kwargs):
@@ -143,6 +213,8 @@ found = {  # with the tiles that a GPU has
 cuda.MOST_PROGRAMS, cuda.TILE, cuda.SMALL_TILE = 6, 512, 256
 found |= {
     "long styles": long_styles(),
+    "geocross": geocross_like_pytorchs(),
+    "best": best_is_pytorchs(),
     "many tiles": many_tiles(),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
     "in [0, 1]": agreement(cuda.TritonKernels(), 8, 2, "float32", of=of_w_in_unit_range),
