@@ -29,6 +29,7 @@ from cli.errors import UserError
 from fast.choose import FastForms
 from fast.cuda_graph import Recorder
 from fast.device import choose_device
+from fast.search_step import TorchStep
 from generators.fit import Fit, cached_fit
 from generators.latents import Latent, draw, gathered, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
@@ -87,7 +88,9 @@ class Search:
         device = generator.mean.device
         on_cuda = device.type == "cuda"
         ref_im = ref_im.to(device, copy=True)  # a recorded step's, into which later ones are copied
-        self.loss = LossBuilder(ref_im, settings.loss_str, settings.eps, settings.geocross_within)
+        self.kernels = kernels = getattr(synthesize, "step_kernels", None) or TorchStep()
+        weights = settings.loss_str, settings.eps, settings.geocross_within
+        self.loss = LossBuilder(ref_im, *weights, kernels.geocross)
 
         starts = [starting_point(generator, settings, seed) for seed in seeds]
         v = torch.cat([v for v, _ in starts]).to(device)
@@ -123,7 +126,8 @@ class Search:
             self.optimiser = kind(variables, self.rate, precondition, **options)
         else:
             self.optimiser = SphericalOptimizer(
-                getattr(torch.optim, optimiser.name), variables, lr=self.rate, **options
+                *(getattr(torch.optim, optimiser.name), variables),
+                **{"lr": self.rate, "to_sphere": kernels.to_sphere, **options},
             )
 
         B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]
@@ -222,34 +226,24 @@ class Search:
 
     @torch.no_grad()
     def _keep_best(self, total: Tensor, HR: Tensor, w: Tensor, terms: dict[str, Tensor]) -> None:
-        """Per picture: an iterate within eps beats all that are not; of two alike the lower total,
-        the earlier on a tie. With until "eps" the first one within is the last that counts, or one
-        so many steps later as `polish` says: whatever the rest of the batch does.
+        """loss.keep_best: with until "eps" the first one within is the last that counts, or one so
+        many steps later as `polish` says, whatever the rest of the batch does.
         """
-        best = self.best
-        number = self.index.to(total.device)
-        within = terms["mse"] <= self.settings.eps
-        better = (within & ~best["within"]) | ((within == best["within"]) & (total < best["total"]))
-        better &= total.isfinite() & (number <= best["last"])
-        if self.settings.until == "eps":
-            more = math.ceil(self.settings.polish * self.settings.steps)
-            ends = (number + more).clamp(max=self.settings.steps - 1)
-            found = within & ~best["within"] & better
-            torch.where(found, ends, best["last"], out=best["last"])
+        settings, more = self.settings, None
+        if settings.until == "eps":
+            more = math.ceil(settings.polish * settings.steps)
         present = {
             "HR": HR,
             "LR": terms["LR"],
             "total": total,
             "mse": terms["mse"],
             "GEOCROSS": terms["GEOCROSS"],
-            "step": number.expand_as(best["step"]),
-            "within": within,
             "w": w,
             **{layer: self.noise[layer].detach() for layer in self.trained},
         }
-        for name, value in present.items():
-            chosen = better.view(-1, *[1] * (value.ndim - 1))
-            torch.where(chosen, value, best[name], out=best[name])
+        number = self.index.to(total.device)
+        final = settings.steps - 1
+        self.kernels.keep_best(self.best, present, number, settings.eps, more, final)
 
     @property
     def pictures(self) -> tuple[Tensor, Tensor]:

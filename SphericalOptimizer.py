@@ -5,7 +5,7 @@ projected back after each step, L-BFGS, and L-BFGS until a picture is found, Ada
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,19 +25,31 @@ def row_norm(x: Tensor) -> Tensor:
     return (x.square().sum(dim=tuple(range(2, x.ndim)), keepdim=True) + 1e-9).sqrt()
 
 
+def to_sphere(x: Tensor, radius: Tensor) -> None:
+    """x ← x / √(Σx² + 1e-9) · radius of each row, in place; radius as row_norm has it."""
+    x.div_(row_norm(x)).mul_(radius)
+
+
 class SphericalOptimizer:
     """`optimizer(params, **kwargs)`, after each step of which every row of every parameter goes
     back to its own radius.
 
     A row is everything beyond the first two dimensions: of v (B, L, d) a vector per image and
     layer, of a noise map (B, 1, r, r) the map of an image. Its radius is what it has at the start.
-    `opt` is the wrapped optimiser, for a scheduler.
+    `opt` is the wrapped optimiser, for a scheduler. to_sphere: what computes it, in place.
 
     Raises: ValueError for a parameter of fewer than three dimensions, which would have no rows.
     """
 
-    def __init__(self, optimizer: type[torch.optim.Optimizer], params, **kwargs):
-        self.params = list(params)
+    def __init__(
+        self,
+        optimizer: type[torch.optim.Optimizer],
+        params,
+        *,
+        to_sphere: Callable[[Tensor, Tensor], None] = to_sphere,
+        **kwargs,
+    ):
+        self.params, self.to_sphere = list(params), to_sphere
         for param in self.params:
             if param.ndim < 3:
                 raise ValueError(
@@ -57,7 +69,7 @@ class SphericalOptimizer:
         """
         loss = self.opt.step(closure)
         for param, radius in zip(self.params, self.radii, strict=True):
-            param.div_(row_norm(param)).mul_(radius)
+            self.to_sphere(param, radius)
         return loss
 
 

@@ -1,8 +1,10 @@
 """What the search minimises: the distance of DS(HR) to the LR, and GEOCROSS, which holds the
-layers' latents together.
+layers' latents together; and which of its iterates is the best.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
@@ -37,21 +39,56 @@ def geocross(w: Tensor) -> Tensor:
     return 64 * theta.square().mean(dim=(1, 2))
 
 
+def keep_best(
+    best: dict[Hashable, Tensor],
+    present: dict[Hashable, Tensor],
+    number: Tensor,
+    eps: float,
+    more: int | None,
+    final: int,
+) -> None:
+    """Per picture: an iterate within eps beats all that are not; of two alike the lower total, the
+    earlier on a tie. best, changed in place: "total", "mse", "step", "within", "last", each (B,),
+    and what else `present` has, (B, …), of the iterate of this `number` (1,).
+
+    Iterates after the number "last" do not count. more: how many do after the first one within eps,
+    up to the number `final`; None for all.
+    """
+    within = present["mse"] <= eps
+    total = present["total"]
+    better = (within & ~best["within"]) | ((within == best["within"]) & (total < best["total"]))
+    better &= total.isfinite() & (number <= best["last"])
+    if more is not None:
+        ends = (number + more).clamp(max=final)
+        found = within & ~best["within"] & better
+        torch.where(found, ends, best["last"], out=best["last"])
+    own = {"step": number.expand_as(best["step"]), "within": within}
+    for name, value in (present | own).items():
+        chosen = better.view(-1, *[1] * (value.ndim - 1))
+        torch.where(chosen, value, best[name], out=best[name])
+
+
 class LossBuilder(nn.Module):
     """The loss of `loss_str`, per image.
 
     `ref_im` (B, 3, h, h) in [0, 1] is the LR. `eps` bounds L2 and L1 from below, so that a picture
     that comes close enough to the LR is improved in the other terms only. geocross_within: the
     weight of GEOCROSS in "descent", what a step descends on, for a picture within eps; None for
-    that of `loss_str`, which outside eps it always has.
+    that of `loss_str`, which outside eps it always has. geocross: what computes that term.
 
     Raises: ValueError where `loss_str` does not parse.
     """
 
     def __init__(
-        self, ref_im: Tensor, loss_str: str, eps: float, geocross_within: float | None = None
+        self,
+        ref_im: Tensor,
+        loss_str: str,
+        eps: float,
+        geocross_within: float | None = None,
+        geocross: Callable[[Tensor], Tensor] = geocross,
     ):
         super().__init__()
+        self.geocross = geocross
         self.ref_im, self.eps, self.geocross_within = ref_im, eps, geocross_within
         self.terms = parse_loss(loss_str)
         self._downscale: BicubicDownSample | None = None
@@ -70,7 +107,7 @@ class LossBuilder(nn.Module):
         values = {  # a further term is also named in search_settings.LOSS_TERMS
             "L2": mse.clamp(min=self.eps),
             "L1": 10 * l1(difference).clamp(min=self.eps),
-            "GEOCROSS": geocross(w),
+            "GEOCROSS": self.geocross(w),
         }
         total = descent = sum(weight * values[term] for weight, term in self.terms)
         if self.geocross_within is not None:

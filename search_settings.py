@@ -41,7 +41,7 @@ class Start(NamedTuple):
 ADAM_WITHIN = 0.05  # Adam's share of lbfgs+adam's rate: with 0.1 GEOCROSS falls too slowly
 OPTIMISERS = {
     "sgd": Optimiser("SGD", {}, {"fused": True}),
-    "adam": Optimiser("Adam", {}, {"capturable": True, "foreach": True}),
+    "adam": Optimiser("Adam", {}, {"capturable": True, "fused": True}),
     "sgdm": Optimiser("SGD", {"momentum": 0.9}, {"fused": True}),
     "adamax": Optimiser("Adamax", {}, {"capturable": True, "foreach": True}),
     "lbfgs": Optimiser("SphericalLBFGS", second_order=True),

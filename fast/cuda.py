@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from fast import cuda_backward, cuda_kernels
+from fast import cuda_backward, cuda_kernels, cuda_step
 from fast.device import first_line
 from fast.kernel_check import first_wrong
 from fast.synthesis import PictureGrad, TorchKernels, channels_last
@@ -55,6 +55,39 @@ class TritonKernels(TorchKernels):
     formulation = "compiled"
     folds_range = True
 
+    def __init__(self):
+        self.step = cuda_step.StepKernels(_launch)
+
+    def styles(self, w, affine):
+        (B, L, d), w = w.shape, w.contiguous()
+        whole, out = self.empty_style_grads(B, affine)
+        rows = 8
+        grid = (triton.cdiv(max(affine.sizes), rows), L, B)
+        given = w, affine.weight, affine.bias, affine.first, whole
+        block = min(_power_of_two(d), 512)
+        _launch(cuda_step.styles, grid, *given, d, ROWS=rows, BLOCK=block)
+        return out
+
+    def empty_style_grads(self, B, affine):
+        """Layer after layer, each (B, 2C), in one tensor: as `styles` lie, too."""
+        whole = _empty(affine.weight, B * len(affine.weight))
+        parts = whole.split([B * size for size in affine.sizes])
+        return whole, [part.view(B, -1) for part in parts]
+
+    def styles_grad(self, whole, grads, affine):
+        (N, d), L = affine.weight.shape, len(affine.sizes)
+        B, rows = len(whole) // N, 32
+        programs = triton.cdiv(max(affine.sizes), rows)
+        parts, out = _empty(whole, B, L, programs, d), _empty(whole, B, L, d)
+        tile = {"ROWS": rows, "BLOCK": 128}
+        given = whole, affine.weight, affine.first, parts
+        grid = (programs * triton.cdiv(d, 128), L, B)
+        _launch(cuda_step.style_grads, grid, *given, d, programs, **tile)
+        many = {"ROWS": rows, "PROGRAMS": _power_of_two(programs), "BLOCK": 32}
+        grid = (triton.cdiv(d, 32), L, B)
+        _launch(cuda_step.added_style_grads, grid, parts, affine.first, out, d, programs, **many)
+        return out
+
     def styled(self, y, bias, weight, noise, blur, style):
         noise = None if noise is None else noise.contiguous()
         x = Activation(channels_last(y), bias, weight, noise, blur)
@@ -91,11 +124,10 @@ class TritonKernels(TorchKernels):
     def picture_grad(self, grad, weight, dtype):
         return PictureGrad(grad.contiguous(), weight)
 
-    def style_grad(self, g, x, mean, a, rstd):
+    def style_grad(self, g, x, mean, a, rstd, out=None):
         (B, C, rows, width), (grid, strip, tile) = x.shape, _strips(x)
-        sums, (grad_style,), (p, q) = (
-            _empty(mean, *shape) for shape in ((2 * B, grid[0], C), (1, B, 2 * C), (2, B, C))
-        )
+        sums, (p, q) = _empty(mean, 2 * B, grid[0], C), _empty(mean, 2, B, C)
+        grad_style = _empty(mean, B, 2 * C) if out is None else out
         given, kind = _parts(g)
         arguments = (*given, *x.arguments, mean, sums, *_sizes(x), strip)
         _launch(cuda_backward.sums, grid, *arguments, **x.kind, **kind, **tile)

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fast.synthesis import Kernels, TorchKernels, channels_last
+from fast.search_step import TorchStep
+from fast.synthesis import Kernels, Styles, TorchKernels, channels_last
 
 
 def first_difference(
@@ -43,7 +44,56 @@ def first_wrong(
     """`first_difference` of kernels for StyleGAN1, on `device`."""
     cases = [(16, False), (16, True), (5, False), (5, True), (80, True)]
     answers = partial(_answers, device=device)
-    return first_difference(kernels, TorchKernels(), answers, cases, dtype)
+    wrong = first_difference(kernels, TorchKernels(), answers, cases, dtype)
+    if wrong is not None:
+        return wrong
+    answers = partial(_answers_of_step, device=device)
+    return first_difference(kernels.step, TorchStep(), answers, [(1,), (7,)], torch.float32)
+
+
+def _answers_of_step(
+    step: TorchStep, dtype: torch.dtype, like: torch.dtype, B: int, device: torch.device | str
+) -> dict[str, tuple[Tensor, ...]]:
+    """What each function for the search makes of the same small tensors, in float32."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random).to(device)
+
+    rows = [normal(B, 3, 20), normal(B, 1, 40, 40)]
+    for each in rows:
+        step.to_sphere(each, normal(B, each.shape[1], *[1] * (each.ndim - 2)))
+
+    w = normal(B, 3, 200)
+    w[:, 1] = w[:, 0] + 1e-3 * w[:, 1]
+    w.requires_grad_()
+    with torch.enable_grad():
+        crossed = step.geocross(w)
+        (of_w,) = torch.autograd.grad((crossed * normal(B)).sum(), [w])
+
+    kept = []
+    for more in (None, 2):
+        best = {
+            "total": normal(B),
+            "mse": normal(B),
+            "GEOCROSS": normal(B),
+            "step": torch.zeros(B, dtype=torch.int64, device=device),
+            "within": normal(B) > 0.5,
+            "last": (5 * normal(B)).long() + 4,
+            **{i: normal(B, n) for i, n in enumerate([3000, *range(1, 9)])},
+        }
+        own = ("step", "within", "last")
+        present = {name: normal(*x.shape) for name, x in best.items() if name not in own}
+        present["total"][B // 2] = torch.inf if B > 1 else -2
+        number = torch.full((1,), 3, device=device)
+        step.keep_best(best, present, number, 0.1, more, 4)
+        kept += best.values()
+
+    return {
+        "to_sphere": tuple(rows),
+        "geocross": (crossed.detach(), of_w),
+        "keep_best": tuple(each.float() for each in kept),
+    }
 
 
 def _answers(
@@ -72,8 +122,19 @@ def _answers(
     def gradients() -> list:  # again, since they may be overwritten
         return [g.clone(), kernels.picture_grad(grad, weight, dtype)]
 
+    layers = torch.tensor([0, 2 * channels, 2 * channels + 4], dtype=torch.int32, device=device)
+    rows = int(layers[-1])
+    affine = Styles(normal(rows, 20), normal(rows), (2 * channels, 4), layers)
+    whole, into = kernels.empty_style_grads(2, affine)
+    of_styles = []
+    for size, out in zip(affine.sizes, into, strict=True):
+        given = torch.randn(2, size, generator=random).to(device)
+        of_styles.append(given if out is None else out.copy_(given))
+
     return {
         "styled": (kernels.affine(x, zero, one, zero, overwrite=False), *of_style),
+        "styles": tuple(kernels.styles(normal(2, 2, 20), affine)),
+        "styles_grad": (kernels.styles_grad(whole, of_styles, affine),),
         "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
         "picture": (kernels.picture(last, mean, a, b, weight, bias, overwrite=False),),
         "style_grad": sum((kernels.style_grad(each, x, mean, a, rstd) for each in gradients()), ()),

@@ -21,6 +21,7 @@ affine, a·g + q·(x − mean) + p.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,7 +30,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fast.precision import convolutions_in, dtype_of
-from stylegan import LEAKY_SLOPE, G_synthesis, UpConv
+from fast.search_step import TorchStep
+from stylegan import LEAKY_SLOPE, EqualisedLinear, G_synthesis, UpConv
 
 NORM_EPS = 1e-5
 
@@ -39,17 +41,30 @@ class Kernels(Protocol):
     variance, a, b, p, q and sums are (B, C), in float32 or more, bias and weight (C,).
 
     `formulation` is "eager" or "compiled", as records of results have it; `folds_range`, whether
-    `picture` makes pictures in [0, 1] when it is given another weight and bias.
+    `picture` makes pictures in [0, 1] when it is given another weight and bias; `step`, what the
+    search computes beside the network.
     """
 
     formulation: str
     folds_range: bool
+    step: TorchStep
 
     def batch_size(self, B: int) -> int:
         """How many pictures are best computed where B are asked for: B or more."""
 
     def forget_batch_sizes(self) -> None:
         """Those that batch_size has answered so far were too large for memory."""
+
+    def styles(self, w: Tensor, affine: Styles) -> Sequence[Tensor]:
+        """weight·w_l + bias of each layer's row of w (B, L, d): its style (B, 2C), s₀ and s₁."""
+
+    def empty_style_grads(self, B: int, affine: Styles) -> tuple[Tensor | None, list]:
+        """Where the gradients for the styles are to be: as a whole, in whatever form `styles_grad`
+        wants it, and for each layer what `coefficients` takes as `out`.
+        """
+
+    def styles_grad(self, whole: Tensor | None, grads: Sequence[Tensor], affine: Styles) -> Tensor:
+        """Of the gradients for the styles, (B, 2C) for each layer, that for w, (B, L, d)."""
 
     def styled(
         self,
@@ -90,10 +105,16 @@ class Kernels(Protocol):
         """
 
     def style_grad(
-        self, g: Tensor, x: Tensor, mean: Tensor, a: Tensor, rstd: Tensor
+        self,
+        g: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        a: Tensor,
+        rstd: Tensor,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of Σg and Σg·(x − mean) over the pixels: the gradient for the style (B, 2C), and p and q
-        for `leaky_grad`.
+        """Of Σg and Σg·(x − mean) over the pixels: the gradient for the style (B, 2C), in
+        `out` if that is given, and p and q for `leaky_grad`.
         """
 
     def leaky_grad(
@@ -105,6 +126,15 @@ class Kernels(Protocol):
 
     def blur(self, y: Tensor) -> Tensor:
         """[1,2,1]⊗[1,2,1]/16, zeros beyond the edge."""
+
+
+class Styles(NamedTuple):
+    """The affine maps from w to the styles of all layers, layer after layer, in N = Σ 2C rows."""
+
+    weight: Tensor  # (N, d)
+    bias: Tensor  # (N,)
+    sizes: tuple[int, ...]  # 2C of each layer
+    first: Tensor  # (L + 1,) int32: the first row of each layer, and N
 
 
 class PictureGrad(NamedTuple):
@@ -128,6 +158,7 @@ class TorchKernels:
 
     formulation = "eager"
     folds_range = False  # which rounds otherwise than in a further pass
+    step = TorchStep()
     functions = ("leaky", "affine", "picture", "picture_grad", "sums", "leaky_grad", "blur")
 
     def batch_size(self, B):
@@ -135,6 +166,17 @@ class TorchKernels:
 
     def forget_batch_sizes(self):
         pass
+
+    def styles(self, w, affine):
+        weights, biases = affine.weight.split(affine.sizes), affine.bias.split(affine.sizes)
+        return [F.linear(*each) for each in zip(w.unbind(1), weights, biases, strict=True)]
+
+    def empty_style_grads(self, B, affine):
+        return None, [None] * len(affine.sizes)
+
+    def styles_grad(self, whole, grads, affine):
+        weights = affine.weight.split(affine.sizes)
+        return torch.stack([g @ weight for g, weight in zip(grads, weights, strict=True)], dim=1)
 
     def styled(self, y, bias, weight, noise, blur, style):
         x, mean, variance = self.leaky(y, bias, weight, noise, blur)
@@ -167,10 +209,12 @@ class TorchKernels:
         g = torch.matmul(grad.flatten(2).transpose(1, 2), weight).to(dtype)  # (B, r·r, C)
         return g.view(len(grad), *grad.shape[2:], -1).permute(0, 3, 1, 2)  # channels last
 
-    def style_grad(self, g, x, mean, a, rstd):
+    def style_grad(self, g, x, mean, a, rstd, out=None):
         of_g, of_product = self.sums(g, x, mean)
         pixels = x.shape[2] * x.shape[3]
         grad_style = torch.cat([of_product * rstd, of_g], dim=1).float()
+        if out is not None:
+            grad_style = out.copy_(grad_style)
         return grad_style, -a * of_g / pixels, -a * rstd.square() * of_product / pixels
 
     def sums(self, g, x, mean):
@@ -197,7 +241,7 @@ class TorchKernels:
 
 
 class Layer:
-    """One layer's folded weights: a convolution (none in layer 0), then bias, noise, style."""
+    """One layer's folded weights: a convolution (none in layer 0), then bias and noise."""
 
     def __init__(self, convolution, bias: Tensor, epilogue, dtype: torch.dtype):
         self.up = isinstance(convolution, UpConv)
@@ -212,9 +256,6 @@ class Layer:
             self.transposed = channels_last(weight.flip(2, 3).transpose(0, 1).to(dtype))
         self.bias = bias.clone()
         self.noise_weight = epilogue.noise.weight.clone()
-        style = epilogue.style_mod.lin
-        self.style_weight = style.weight * style.scale  # (2C, d)
-        self.style_bias = style.bias * style.lrmul
 
     def convolve(self, x: Tensor) -> Tensor:
         """(B, in, r, r) → (B, out, r, r), or twice as large where the layer is `up`."""
@@ -255,6 +296,9 @@ class FastSynthesis:
         self.dtype = dtype = dtype_of(precision)
         self.device = synthesis.torgb.weight.device
         self.layers: list[Layer] = []
+        epilogues = [
+            epilogue for block in synthesis.blocks.values() for epilogue in (block.epi1, block.epi2)
+        ]
         with torch.no_grad():
             for size, block in synthesis.blocks.items():
                 if size == "4x4":
@@ -265,6 +309,7 @@ class FastSynthesis:
                     up, conv = block.conv0_up, block.conv1
                     self.layers.append(Layer(up, up.bias, block.epi1, dtype))
                     self.layers.append(Layer(conv, conv.bias, block.epi2, dtype))
+            self.styles = _styles([epilogue.style_mod.lin for epilogue in epilogues])
             torgb = synthesis.torgb
             weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
             self.rgb = weight, torgb.bias.clone()
@@ -274,6 +319,11 @@ class FastSynthesis:
     def formulation(self) -> str:
         """What its kernels are now, eager or compiled: a later shape may fail to compile."""
         return self.kernels.formulation
+
+    @property
+    def step_kernels(self) -> TorchStep:
+        """What a search with this network computes its steps with."""
+        return self.kernels.step
 
     def __call__(self, w: Tensor, noise: list[Tensor]) -> Tensor:
         """w (B, L, d), noise: L tensors (B, 1, r_i, r_i) → picture (B, 3, S, S), contiguous."""
@@ -290,27 +340,36 @@ class FastSynthesis:
         if padding := self.kernels.batch_size(B) - B:
             w = torch.cat([w, w[-1:].expand(padding, -1, -1)])
             noise = [torch.cat([maps, maps[-1:].expand(padding, -1, -1, -1)]) for maps in noise]
-        styles = [
-            F.linear(row, layer.style_weight, layer.style_bias)  # (B, 2C)
-            for row, layer in zip(w.unbind(1), self.layers, strict=True)
-        ]
         with convolutions_in(self.precision, self.device):
-            picture = _Synthesis.apply(self, rgb, torch.is_grad_enabled(), *styles, *noise)
+            picture = _Synthesis.apply(self, rgb, torch.is_grad_enabled(), w, *noise)
         return picture[:B] if padding else picture
 
 
+def _styles(linear: Sequence[EqualisedLinear]) -> Styles:
+    """Those of all layers, scaled."""
+    weight = torch.cat([each.weight * each.scale for each in linear])
+    bias = torch.cat([each.bias * each.lrmul for each in linear])
+    sizes = tuple(len(each.weight) for each in linear)
+    first = torch.tensor([sum(sizes[:i]) for i in range(len(sizes) + 1)], dtype=torch.int32)
+    return Styles(weight, bias, sizes, first.to(weight.device))
+
+
 class _Synthesis(torch.autograd.Function):
-    """Styles and noise → picture, with the backward pass of the module docstring. rgb: the last
+    """w and noise → picture, with the backward pass of the module docstring. rgb: the last
     convolution's weight (3, C) and bias.
     """
 
     @staticmethod
     def forward(
-        ctx, fast: FastSynthesis, rgb: tuple[Tensor, Tensor], keep: bool, *styles_and_noise: Tensor
+        ctx,
+        fast: FastSynthesis,
+        rgb: tuple[Tensor, Tensor],
+        keep: bool,
+        w: Tensor,
+        *noise: Tensor,
     ) -> Tensor:
-        L = len(fast.layers)
-        styles, noise = styles_and_noise[:L], styles_and_noise[L:]
-        B = len(styles[0])
+        B = len(w)
+        styles = fast.kernels.styles(w, fast.styles)
         activations, statistics = [], []
         x = None  # x̂ of the layer before
         for layer, style, maps in zip(fast.layers, styles, noise, strict=True):
@@ -340,16 +399,17 @@ class _Synthesis(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx, grad: Tensor) -> list[Tensor | None]:
-        """For the styles and the noise maps of all layers."""
+        """For w and the noise maps of all layers."""
         fast = ctx.fast
         L = len(fast.layers)
-        needed = ctx.needs_input_grad[3 + L :]
-        grad_styles, grad_noise = [None] * L, [None] * L
+        needed = ctx.needs_input_grad[4:]
+        grad_noise = [None] * L
+        whole, grad_styles = fast.kernels.empty_style_grads(len(grad), fast.styles)
         g = fast.kernels.picture_grad(grad, ctx.rgb_weight, fast.dtype)
         for i in range(L - 1, -1, -1):
             layer, x = fast.layers[i], ctx.activations.pop()
             mean, rstd, a = ctx.statistics.pop()
-            grad_styles[i], p, q = fast.kernels.style_grad(g, x, mean, a, rstd)
+            grad_styles[i], p, q = fast.kernels.style_grad(g, x, mean, a, rstd, grad_styles[i])
             if i == 0 and not needed[0]:
                 break
             blur_later = layer.up and needed[i]  # the noise comes in after the blur
@@ -362,4 +422,7 @@ class _Synthesis(torch.autograd.Function):
             if i == 0:
                 break
             g = layer.convolve_back(g)
-        return grad_styles + grad_noise
+        grad_w = None
+        if ctx.needs_input_grad[3]:
+            grad_w = fast.kernels.styles_grad(whole, grad_styles, fast.styles)
+        return [grad_w, *grad_noise]

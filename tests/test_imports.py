@@ -12,7 +12,8 @@ from conftest import ROOT
 LEVELS = [
     ["cli"],
     ["stylegan", "bicubic", "SphericalOptimizer", "search_settings"],
-    ["safe_files", "loss", "fast"],
+    ["loss"],
+    ["safe_files", "fast"],
     ["drive"],
     ["generators", "imaging"],
     ["PULSE"],

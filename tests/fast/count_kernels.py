@@ -30,6 +30,7 @@ FORMS = {"eager": TorchKernels, "compiled": cuda.TritonKernels}
 NOTHING = {  # operations without a kernel
     *("view", "_unsafe_view", "_reshape_alias", "t", "transpose", "permute", "select", "slice"),
     *("unsqueeze", "squeeze", "expand", "detach", "alias", "as_strided", "split", "unbind"),
+    "split_with_sizes",
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "diagonal"),
     *("is_same_size", "lift_fresh", "device", "_record_function_enter_new", "_RecordFunction"),
 }

@@ -81,7 +81,8 @@ class Watch(TorchDispatchMode):
             waits = self.strict and args[0].device.type == self.device.type
             assert not waits, "the search waits for the device"
             return 0.4 if args[0].dtype != torch.bool else self.truth
-        fused = "_fused_sgd_" in str(function)  # which has no form without data
+        # with the learning rate a tensor they have no form without data
+        fused = "_fused_sgd_" in str(function) or "_fused_adam_" in str(function)
         result = None if fused else function(*args, **kwargs)
         if self.strict:
             tensors += [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]

@@ -3,6 +3,7 @@ test_cuda_kernels.py in a process of its own, since the interpreter is chosen wh
 imported. Prints JSON.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -17,9 +18,11 @@ from conftest import random_networks  # noqa: E402
 from forms import picture_and_gradients, relative  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction, interpreter_builder  # noqa: E402
 
-from fast import cuda, cuda_backward, cuda_kernels  # noqa: E402
+from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
 from fast.kernel_check import first_wrong  # noqa: E402
-from fast.synthesis import FastSynthesis, TorchKernels, channels_last  # noqa: E402
+from fast.search_step import TorchStep  # noqa: E402
+from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
+from loss import geocross  # noqa: E402
 
 
 def of_w_in_unit_range(fast, w, noise, cotangent) -> list[torch.Tensor]:
@@ -84,6 +87,81 @@ def many_tiles() -> float:
     return max(relative(one.double(), other.double()) for one, other in pairs)
 
 
+def long_styles() -> float:
+    """Of a w and layers of several programs each, the last ones not full."""
+    sizes, d = (70, 6), 600
+    first = torch.tensor([0, 70, 76], dtype=torch.int32)
+    affine = Styles(torch.randn(76, d), torch.randn(76), sizes, first)
+    exact = affine._replace(weight=affine.weight.double(), bias=affine.bias.double())
+    w, grads = torch.randn(2, 2, d), [torch.randn(2, size) for size in sizes]
+    kernels, torch_kernels = cuda.TritonKernels(), TorchKernels()
+    whole, into = kernels.empty_style_grads(2, affine)
+    for out, grad in zip(into, grads, strict=True):
+        out.copy_(grad)
+    found = [*kernels.styles(w, affine), kernels.styles_grad(whole, into, affine)]
+    grads = [grad.double() for grad in grads]
+    expected = torch_kernels.styles(w.double(), exact)
+    expected.append(torch_kernels.styles_grad(None, grads, exact))
+    return max(relative(one.double(), other) for one, other in zip(found, expected, strict=True))
+
+
+def geocross_like_pytorchs() -> float:
+    """Of layers that are random, nearly alike, alike and opposite: the largest relative difference
+    of it and its gradient to PyTorch in float64.
+    """
+    worst, step = 0.0, cuda.TritonKernels().step
+    alike, near = torch.randn(2, 1, 300), 1e-4 * torch.randn(2, 7, 300)
+    sides = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0])[:, None]
+    for w in (torch.randn(3, 18, 512), alike + near, alike.repeat(1, 5, 1), alike * sides):
+        answers = []
+        for function, x in ((step.geocross, w.clone()), (geocross, w.double())):
+            found = function(x.requires_grad_())
+            cotangent = torch.arange(1, len(w) + 1)
+            answers.append((found.detach(), *torch.autograd.grad((found * cotangent).sum(), [x])))
+        worst = max(worst, *(relative(*pair) for pair in zip(*answers, strict=True)))
+    return worst
+
+
+def best_is_pytorchs() -> bool:
+    """To the bit, for every case: within eps or not, now and before, lower, alike, higher and not a
+    number, before and after the last that counts.
+    """
+    cases = [
+        torch.tensor(case)
+        for case in itertools.product(
+            *((0.0, 0.5, 1.0, torch.nan), (False, True), (2, 3, 4)),
+            *((0.0, 1.0, 2.0, torch.nan, torch.inf, -torch.inf),),
+        )
+    ]
+    mse, was_within, last, total = torch.stack(cases).unbind(1)
+    B, eps = len(cases), 0.5
+    for more in (None, 0, 1, 5):
+        ends = []
+        for step in (cuda.TritonKernels().step, TorchStep()):
+            torch.manual_seed(0)
+            best = {
+                "total": torch.ones(B),
+                "mse": torch.zeros(B),
+                "GEOCROSS": torch.zeros(B),
+                "step": torch.full((B,), -1),
+                "within": was_within.bool(),
+                "last": last.long(),
+                **{n: torch.zeros(B, n) for n in range(2, 12)},
+            }
+            present = {n: torch.randn(B, n) for n in range(2, 12)}
+            present |= {"total": total, "mse": mse, "GEOCROSS": torch.randn(B)}
+            step.keep_best(best, present, torch.tensor([3]), eps, more, 6)
+            ends.append(best)
+        assert 0 < (ends[0]["step"] == 3).sum() < B
+        for name, found in ends[0].items():
+            if not torch.equal(found.nan_to_num(nan=-5), ends[1][name].nan_to_num(nan=-5)):
+                return False
+    return True
+
+
+FAULTS = "leaky_grad", "style_grad", "styles", "styles_grad", "to_sphere", "geocross", "keep_best"
+
+
 def planted(fault: str) -> str | None:
     """What the check at loading names, of kernels with a fault."""
 
@@ -91,32 +169,57 @@ def planted(fault: str) -> str | None:
         def leaky_grad(self, g, x, mean, a, q, p, blur):
             return super().leaky_grad(g, x, mean, a, q, p, blur and fault != "leaky_grad")
 
-        def style_grad(self, g, x, mean, a, rstd):
-            grad, p, q = super().style_grad(g, x, mean, a, rstd)
+        def style_grad(self, g, x, mean, a, rstd, out=None):
+            grad, p, q = super().style_grad(g, x, mean, a, rstd, out)
             return (grad, q, p) if fault == "style_grad" else (grad, p, q)
 
-    return first_wrong(Faulty(), torch.float32)
+        def styles(self, w, affine):
+            return super().styles(w.flip(1) if fault == "styles" else w, affine)
+
+        def styles_grad(self, whole, grads, affine):
+            if fault == "styles_grad":  # as if all layers were as large as the first
+                affine = affine._replace(first=affine.first * 0 + affine.first[1])
+            return super().styles_grad(whole, grads, affine)
+
+    class FaultyStep(cuda_step.StepKernels):
+        def to_sphere(self, x, radius):
+            super().to_sphere(x, radius[:1].expand_as(radius).contiguous())
+
+        def geocross(self, w):
+            return super().geocross(w.detach() + 0.999 * (w - w.detach()))  # of its gradient
+
+        def keep_best(self, best, present, number, eps, more, final):
+            super().keep_best(best, present, number, eps, more, final + 1)
+
+    kernels = Faulty()
+    if fault in vars(FaultyStep):
+        setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
+    return first_wrong(kernels, torch.float32)
 
 
 def call(function, *args, **kwargs):
     """A function of ours, from a kernel. The launch has patched triton.language; the interpreter
     would look again for what is to be patched, a third of its time, and find nothing.
     """
-    if function.fn.__module__ in (cuda_kernels.__name__, cuda_backward.__name__):
+    if function.fn.__module__ in OURS:
         return function.rewrite()(*args, **kwargs)
     return call_of_triton(function, *args, **kwargs)
 
 
+OURS = {each.__name__ for each in (cuda_kernels, cuda_backward, cuda_step)}
 call_of_triton, InterpretedFunction.__call__ = InterpretedFunction.__call__, call
 # As on a GPU: integers are not looked at for overflow, a fifth of the time.
 interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 found = {  # with the tiles that a GPU has
     "wrong": [planted(""), first_wrong(cuda.TritonKernels(), torch.bfloat16)],
-    "planted": [planted("leaky_grad"), planted("style_grad")],
+    "planted": [planted(each) for each in FAULTS],
     "interpreted": [type(each).__name__ for each in (cuda_kernels.affine, cuda_backward.sums)],
 }
 cuda.MOST_PROGRAMS, cuda.TILE, cuda.FEWEST_ROWS = 10, 256, 3
 found |= {
+    "long styles": long_styles(),
+    "geocross": geocross_like_pytorchs(),
+    "best": best_is_pytorchs(),
     "many tiles": many_tiles(),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
     "in [0, 1]": agreement(cuda.TritonKernels(), 8, 2, "float32", of=of_w_in_unit_range),
