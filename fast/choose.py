@@ -55,19 +55,21 @@ class Form(NamedTuple):
     fast: Callable[[nn.Module, Kernels, str], Callable[..., Tensor]]
     eager: Callable[[], Kernels]  # PyTorch's own operations
     on_cpu: ModuleType  # whose `load` compiles kernels
-    on_cuda: Callable[[Path, torch.device], tuple[Kernels | None, str]] | None = None
+    on_cuda: Callable[[Path, torch.device, str], tuple[Kernels | None, str]] | None = None
     large: int = LARGE
 
 
-def _triton(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
+def _triton(cache_dir: Path, device: torch.device, precision: str) -> tuple[Kernels | None, str]:
     try:
         from fast import cuda
     except ImportError:  # PyTorch for Windows comes without it
         return None, "Triton is not installed"
-    return cuda.load(device)
+    return cuda.load(device, precision)
 
 
-def _stylegan2_on_cuda(cache_dir: Path, device: torch.device) -> tuple[Kernels | None, str]:
+def _stylegan2_on_cuda(
+    cache_dir: Path, device: torch.device, precision: str
+) -> tuple[Kernels | None, str]:
     return inductor.load(cache_dir, device, TorchStyleGAN2Kernels())
 
 
@@ -167,5 +169,5 @@ class FastForms:
         if self.device.type == "cpu" and self._form is not None:
             return self._form.on_cpu.load(self.cache_dir, dtype_of(self.precision))
         if self.device.type == "cuda" and self._form is not None and self._form.on_cuda is not None:
-            return self._form.on_cuda(self.cache_dir, self.device)
+            return self._form.on_cuda(self.cache_dir, self.device, self.precision)
         return None, f"there is no compiled form of it for {self.device.type}"

@@ -1,26 +1,32 @@
-"""cuda_kernels.py and cuda_backward.py as Kernels of synthesis.py: the compiled form on CUDA.
+"""cuda_kernels.py, cuda_backward.py and, for layers of few channels, cuda_convolution.py as Kernels
+of synthesis.py: the compiled form on CUDA.
 
 Triton compiles a kernel at its first launch, in about a second, and keeps it in its own cache
 (~/.triton). Where it is missing or fails, or computes something else than PyTorch, the reason is
-returned, and PyTorch's own operations are used.
+returned, and PyTorch's own operations are used; where only its convolutions do, cuDNN's are.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from fast import cuda_backward, cuda_kernels, cuda_step
+from fast import cuda_backward, cuda_convolution, cuda_kernels, cuda_step
+from fast.cuda_convolution import Packed, Tile, pack
 from fast.device import first_line
-from fast.kernel_check import first_wrong
-from fast.synthesis import PictureGrad, TorchKernels, channels_last
+from fast.kernel_check import first_wrong, first_wrong_convolution
+from fast.precision import dtype_of
+from fast.synthesis import Convolution, PictureGrad, TorchKernels, channels_last
 
 TILE = 1024  # numbers that a program has in registers, of each thing: 8 for each of 128 threads
 MOST_PROGRAMS = 1024  # along the pixels of a picture: so many partial sums are added up at once
 FEWEST_ROWS = 4  # of a program: a blur reads one more above and one below
+
+log = logging.getLogger("pulse")
 
 
 class Activation(NamedTuple):
@@ -49,14 +55,48 @@ class Activation(NamedTuple):
         return {"BLUR": int(self.blur), "NOISE": self.noise is not None}
 
 
+class TritonConvolution:
+    """A Convolution in tf32 or bfloat16, on tensor cores. `tile` and `tile_back`: of its programs,
+    where it is not for default_tile to choose them.
+    """
+
+    def __init__(
+        self, convolution: Convolution, tile: Tile | None = None, tile_back: Tile | None = None
+    ):
+        kernel, transposed = convolution.kernel, convolution.transposed
+        if convolution.up:
+            self.forward, self.back = pack(kernel, "up", tile), pack(kernel, "down", tile_back)
+        else:
+            self.forward, self.back = (
+                pack(kernel, "same", tile),
+                pack(transposed, "same", tile_back),
+            )
+
+    def convolve(self, x: Tensor) -> Tensor:
+        return _convolved(x, self.forward)
+
+    def convolve_back(self, g: Tensor) -> Tensor:
+        return _convolved(g, self.back)
+
+
 class TritonKernels(TorchKernels):
     """The Kernels of synthesis.py, on the GPU on which the pictures are."""
 
     formulation = "compiled"
     folds_range = True
 
-    def __init__(self):
+    def __init__(self, convolves: bool = True):
+        self.convolves = convolves  # where it can, rather than leave it to cuDNN
         self.step = cuda_step.StepKernels(_launch)
+
+    def convolution(self, convolution, precision):
+        """One of few channels in tf32 or bfloat16; all others are cuDNN's."""
+        kernel = convolution.kernel
+        forth_and_back = (kernel.shape[:2], kernel.shape[1::-1])
+        served = all(cuda_convolution.serves(*each, kernel.dtype) for each in forth_and_back)
+        if self.convolves and served and precision != "float32":
+            return TritonConvolution(convolution)
+        return convolution
 
     def styles(self, w, affine):
         (B, L, d), w = w.shape, w.contiguous()
@@ -157,6 +197,12 @@ class TritonKernels(TorchKernels):
         return out
 
 
+def _convolved(x: Tensor, packed: Packed) -> Tensor:
+    out, grid, arguments, constants = cuda_convolution.launch(packed, channels_last(x))
+    _launch(cuda_convolution.convolution, grid, *arguments, **constants)
+    return out
+
+
 def _power_of_two(n: int) -> int:
     return max(triton.next_power_of_2(n), 1)
 
@@ -214,16 +260,23 @@ def _launch(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:
         kernel[grid](*arguments, **constants)
 
 
-def load(device: torch.device) -> tuple[TritonKernels | None, str]:
-    """The kernels, after each has computed a small picture on `device` and PyTorch has agreed; or
-    None and why. Triton keeps what it compiles in its own cache, ~/.triton: the first time takes
-    some seconds.
+def load(device: torch.device, precision: str) -> tuple[TritonKernels | None, str]:
+    """The kernels, after each has computed a small picture in `precision` on `device` and PyTorch
+    has agreed; or None and why. Triton keeps what it compiles in its own cache, ~/.triton: the
+    first time takes some seconds.
     """
     kernels = TritonKernels()
     try:
-        for dtype in (torch.float32, torch.bfloat16):
-            if (name := first_wrong(kernels, dtype, device)) is not None:
-                return None, f"{name} of Triton's kernels computes something else on this GPU"
+        if (name := first_wrong(kernels, dtype_of(precision), device)) is not None:
+            return None, f"{name} of Triton's kernels computes something else on this GPU"
     except Exception as error:  # no compiler, a GPU too old for it, a Triton too old for these
         return None, f"Triton failed: {first_line(error)}"
+    try:
+        name = first_wrong_convolution(kernels, precision, device)
+        reason = f"{name} of Triton's computes something else on this GPU" if name else ""
+    except Exception as error:  # also a GPU with less shared memory
+        reason = f"Triton failed: {first_line(error)}"
+    if reason:
+        log.warning(f"cuDNN does all convolutions ({reason}): slower, and otherwise the same")
+        kernels = TritonKernels(convolves=False)
     return kernels, ""

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fast.precision import convolutions_in, dtype_of
 from fast.search_step import TorchStep
-from fast.synthesis import Kernels, Styles, TorchKernels, channels_last
+from fast.synthesis import Convolution, Kernels, Styles, TorchKernels, channels_last
 
 
 def first_difference(
@@ -94,6 +95,38 @@ def _answers_of_step(
         "geocross": (crossed.detach(), of_w),
         "keep_best": tuple(each.float() for each in kept),
     }
+
+
+# (in, out, whether it is `up`): those that FFHQ's layout has with at most 64 channels
+CONVOLUTIONS = [(16, 16, False), (32, 16, True), (32, 32, False), (64, 32, True), (64, 64, False)]
+
+
+def first_wrong_convolution(
+    kernels: Kernels, precision: str, device: torch.device | str = "cpu"
+) -> str | None:
+    """The first convolution that `kernels` do not leave to PyTorch in `precision` and that differs
+    from PyTorch's in float32 by more than rounding; None where all agree.
+    """
+    dtype, device = dtype_of(precision), torch.device(device)
+    close = 2e-2 if dtype == torch.bfloat16 else 2e-3  # 8 bits and, in tf32, 11
+    random = torch.Generator().manual_seed(0)
+    for fan_in, fan_out, up in CONVOLUTIONS:
+        shape = (fan_in, fan_out, 4, 4) if up else (fan_out, fan_in, 3, 3)
+        kernel = torch.randn(*shape, generator=random).to(device, dtype)
+        given, expected = Convolution(kernel, up), Convolution(kernel.float(), up)
+        if (found := kernels.convolution(given, precision)) is given:
+            continue
+        for name, C in (("convolve", fan_in), ("convolve_back", fan_out)):
+            # of several programs along and down, the last ones not full
+            x = channels_last(torch.randn(1, C, 6, 264, generator=random).to(device, dtype))
+            with convolutions_in("float32", device):
+                right = getattr(expected, name)(x.float())
+            with convolutions_in(precision, device):
+                y = getattr(found, name)(x)
+            size = right.abs().max().item()
+            if y.shape != right.shape or not torch.allclose(y.float(), right, close, close * size):
+                return f"{name} ({fan_in} to {fan_out} channels)"
+    return None
 
 
 def _answers(

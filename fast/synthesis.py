@@ -37,8 +37,9 @@ NORM_EPS = 1e-5
 
 
 class Kernels(Protocol):
-    """What is between two convolutions. All pictures (B, C, r, r) are channels last; mean,
-    variance, a, b, p, q and sums are (B, C), in float32 or more, bias and weight (C,).
+    """What is between two convolutions; also these, where it is faster at them than PyTorch. All
+    pictures (B, C, r, r) are channels last; mean, variance, a, b, p, q and sums are (B, C), in
+    float32 or more, bias and weight (C,).
 
     `formulation` is "eager" or "compiled", as records of results have it; `folds_range`, whether
     `picture` makes pictures in [0, 1] when it is given another weight and bias; `step`, what the
@@ -55,12 +56,15 @@ class Kernels(Protocol):
     def forget_batch_sizes(self) -> None:
         """Those that batch_size has answered so far were too large for memory."""
 
+    def convolution(self, convolution: Convolution, precision: str) -> Convolution:
+        """What computes it in `precision`: itself, or another that does the same."""
+
     def styles(self, w: Tensor, affine: Styles) -> Sequence[Tensor]:
         """weight·w_l + bias of each layer's row of w (B, L, d): its style (B, 2C), s₀ and s₁."""
 
     def empty_style_grads(self, B: int, affine: Styles) -> tuple[Tensor | None, list]:
         """Where the gradients for the styles are to be: as a whole, in whatever form `styles_grad`
-        wants it, and for each layer what `coefficients` takes as `out`.
+        wants it, and for each layer what `style_grad` takes as `out`.
         """
 
     def styles_grad(self, whole: Tensor | None, grads: Sequence[Tensor], affine: Styles) -> Tensor:
@@ -167,6 +171,9 @@ class TorchKernels:
     def forget_batch_sizes(self):
         pass
 
+    def convolution(self, convolution, precision):
+        return convolution
+
     def styles(self, w, affine):
         weights, biases = affine.weight.split(affine.sizes), affine.bias.split(affine.sizes)
         return [F.linear(*each) for each in zip(w.unbind(1), weights, biases, strict=True)]
@@ -240,25 +247,17 @@ class TorchKernels:
         return across
 
 
-class Layer:
-    """One layer's folded weights: a convolution (none in layer 0), then bias and noise."""
+class Convolution:
+    """A layer's, as PyTorch computes it, and what else computes the same has these two functions.
+    kernel: (out, in, 3, 3), or (in, out, 4, 4) of one that is `up`.
+    """
 
-    def __init__(self, convolution, bias: Tensor, epilogue, dtype: torch.dtype):
-        self.up = isinstance(convolution, UpConv)
-        self.kernel = self.transposed = None
-        if self.up:
-            # From 128 pixels on the published network convolves with the kernel not flipped.
-            weight = convolution if convolution.fused else _Flipped(convolution)
-            self.kernel = channels_last(weight.fused_kernel().to(dtype))  # (in, out, 4, 4)
-        elif convolution is not None:
-            weight = convolution.weight * convolution.scale
-            self.kernel = channels_last(weight.to(dtype))
-            self.transposed = channels_last(weight.flip(2, 3).transpose(0, 1).to(dtype))
-        self.bias = bias.clone()
-        self.noise_weight = epilogue.noise.weight.clone()
+    def __init__(self, kernel: Tensor, up: bool):
+        self.up, self.kernel = up, channels_last(kernel)
+        self.transposed = None if up else channels_last(kernel.flip(2, 3).transpose(0, 1))
 
     def convolve(self, x: Tensor) -> Tensor:
-        """(B, in, r, r) → (B, out, r, r), or twice as large where the layer is `up`."""
+        """(B, in, r, r) → (B, out, r, r), or twice as large where it is `up`."""
         if self.up:
             return F.conv_transpose2d(x, self.kernel, stride=2, padding=1)
         return F.conv2d(x, self.kernel, padding=1)
@@ -268,6 +267,29 @@ class Layer:
         if self.up:
             return F.conv2d(g, self.kernel, stride=2, padding=1)
         return F.conv2d(g, self.transposed, padding=1)
+
+
+class Layer:
+    """One layer's folded weights: a convolution (none in layer 0), then bias and noise."""
+
+    def __init__(self, convolution, bias: Tensor, epilogue, dtype: torch.dtype):
+        self.up = isinstance(convolution, UpConv)
+        self.convolution = None
+        if self.up:
+            # From 128 pixels on the published network convolves with the kernel not flipped.
+            weight = convolution if convolution.fused else _Flipped(convolution)
+            self.convolution = Convolution(weight.fused_kernel().to(dtype), up=True)
+        elif convolution is not None:
+            weight = convolution.weight * convolution.scale
+            self.convolution = Convolution(weight.to(dtype), up=False)
+        self.bias = bias.clone()
+        self.noise_weight = epilogue.noise.weight.clone()
+
+    def convolve(self, x: Tensor) -> Tensor:
+        return self.convolution.convolve(x)
+
+    def convolve_back(self, g: Tensor) -> Tensor:
+        return self.convolution.convolve_back(g)
 
 
 class _Flipped:
@@ -309,6 +331,8 @@ class FastSynthesis:
                     up, conv = block.conv0_up, block.conv1
                     self.layers.append(Layer(up, up.bias, block.epi1, dtype))
                     self.layers.append(Layer(conv, conv.bias, block.epi2, dtype))
+            for layer in self.layers[1:]:
+                layer.convolution = kernels.convolution(layer.convolution, precision)
             self.styles = _styles([epilogue.style_mod.lin for epilogue in epilogues])
             torgb = synthesis.torgb
             weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)

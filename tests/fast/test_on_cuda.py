@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_file
-from forms import golden_search
+from forms import golden_search, relative
 from generator_files import generator_file as file_of
 
 from benchmarks.step_time import random_generator
 from cli.errors import UserError
 from fast.cuda_graph import WARM_UP
-from fast.device import choose_device
-from fast.kernel_check import first_wrong
+from fast.device import before_ampere, choose_device
+from fast.kernel_check import first_wrong, first_wrong_convolution
 from fast.memory import free_memory
-from fast.precision import dtype_of
+from fast.precision import convolutions_in, dtype_of
+from fast.synthesis import channels_last
 from PULSE import PULSE, Search
 from runner.jobs import Job
 from runner.options import RunOptions
@@ -167,6 +168,35 @@ def test_the_kernels_compute_what_pytorch_does(precision):
     from fast import cuda  # which imports Triton
 
     assert first_wrong(cuda.TritonKernels(), dtype_of(precision), "cuda") is None
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_convolutions_of_few_channels_are_pytorchs(precision):
+    from fast import cuda
+    from fast.synthesis import Convolution
+
+    if before_ampere(choose_device("cuda")):
+        pytest.skip(f"this GPU has no {precision}")
+    assert first_wrong_convolution(cuda.TritonKernels(), precision, "cuda") is None
+    dtype = dtype_of(precision)
+    for fan_in, fan_out, up, pixels in (
+        *((16, 16, False, 1024), (32, 16, True, 512)),
+        *((32, 32, False, 512), (32, 32, True, 256)),
+    ):
+        shape = (fan_in, fan_out, 4, 4) if up else (fan_out, fan_in, 3, 3)
+        given = Convolution(torch.randn(*shape, device="cuda", dtype=dtype), up)
+        found = cuda.TritonKernels().convolution(given, precision)
+        assert isinstance(found, cuda.TritonConvolution)
+        size = pixels * (2 if up else 1)
+        for name, C, r in (("convolve", fan_in, pixels), ("convolve_back", fan_out, size)):
+            x = channels_last(torch.randn(2, C, r, r, device="cuda").to(dtype))
+            with convolutions_in(precision, x.device):
+                right = getattr(given, name)(x).float()
+            y = getattr(found, name)(x)
+            assert y.dtype == dtype and relative(y.float(), right) < (
+                2e-2 if precision == "bfloat16" else 2e-3
+            )
+            assert torch.equal(y, getattr(found, name)(x))
 
 
 def test_compiled_searches_end_as_eager_ones(cuda_model, caplog, tiny):

@@ -1,0 +1,159 @@
+"""Triton's convolutions without a GPU: what they compute, by its interpreter; what they compile to;
+and that a search launches them.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from fake_device import UNAVAILABLE, fake_device, search_on
+
+from fast import cuda, cuda_convolution
+from fast.cuda_convolution import pack, serves
+from fast.kernel_check import CONVOLUTIONS
+from fast.synthesis import Convolution
+from search_settings import Settings
+
+HERE = Path(__file__).parent
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict:
+    command = [sys.executable, HERE / "interpreted_convolution.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["interpreted"] == "InterpretedFunction"
+    return found
+
+
+def test_they_compute_what_pytorch_does(interpreted):
+    assert interpreted["wrong"] == [None, None]
+    in_float32, in_bfloat16 = (interpreted["differences"][str(each)] for each in DTYPES)
+    assert len(in_float32) == 10 and len(in_bfloat16) == 11
+    assert all(each < 1e-5 for pair in in_float32.values() for each in pair)
+    # the result's 8 bits, which the interpreter cuts off instead of rounding
+    assert all(each < 2**-7 for pair in in_bfloat16.values() for each in pair)
+
+
+def test_pictures_and_gradients_of_a_network_are_those_of_pytorch(interpreted):
+    assert interpreted["network"]["float32"][2] == 0  # all are cuDNN's
+    triton, _, served = interpreted["network"]["tf32"]
+    assert triton < 2e-3 and served == 3
+    triton, pytorch, served = interpreted["network"]["bfloat16"]
+    assert triton < 1.5 * pytorch and served == 3
+
+
+def test_those_with_a_fault_are_refused_by_name_and_the_other_kernels_are_not(interpreted):
+    loaded = interpreted["loaded"]
+    for fault, channels in (("same", "16 to 16"), ("up", "32 to 16")):
+        said, convolves = loaded[fault]
+        assert f"cuDNN does all convolutions (convolve_back ({channels} channels)" in said
+        assert not convolves
+    assert loaded["none"] == [True]
+
+
+def test_weights_are_rounded_to_what_tensor_cores_read():
+    kernel = torch.randn(16, 16, 3, 3)
+    packed = pack(kernel, "same").weight
+    assert not (packed.view(torch.int32) & 0x1FFF).any()
+    used = packed[packed != 0].sort().values
+    twice = kernel.flatten().repeat(2).sort().values  # two pixels of the output use each
+    assert torch.allclose(used, twice, rtol=2**-11, atol=0)
+    assert not torch.allclose(used, twice, rtol=2**-13, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"),
+    [((3, 16), DTYPES[1]), ((48, 16), DTYPES[1]), ((128, 64), DTYPES[1]), ((64, 32), DTYPES[0])],
+)
+def test_other_channels_and_float32_are_left_to_pytorch(channels, dtype):
+    kernel = torch.zeros(*channels, 4, 4, dtype=dtype)
+    given = Convolution(kernel, up=True)
+    assert cuda.TritonKernels().convolution(given, "tf32") is given
+    given = Convolution(torch.zeros(16, 16, 3, 3), up=False)
+    assert cuda.TritonKernels().convolution(given, "float32") is given
+    assert cuda.TritonKernels(convolves=False).convolution(given, "tf32") is given
+    assert isinstance(cuda.TritonKernels().convolution(given, "tf32"), cuda.TritonConvolution)
+
+
+def compiled(packed: cuda_convolution.Packed, capability: int):
+    """A launch's kernel, compiled for a GPU that is not here."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    options = {"memory_format": torch.channels_last}
+    x = torch.empty(1, packed.C, 16, 16, dtype=packed.weight.dtype).to(**options)
+    _, _, arguments, constants = cuda_convolution.launch(packed, x)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    kernel = cuda_convolution.convolution
+    of_pictures = "*bf16" if x.dtype == torch.bfloat16 else "*fp32"
+    types = dict.fromkeys(kernel.arg_names[:3], of_pictures)
+    types |= dict.fromkeys(kernel.arg_names[3 : len(arguments)], "i32")
+    types |= dict.fromkeys(constants, "constexpr")
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}  # as PyTorch's memory is
+    source = ASTSource(kernel, types, constexprs=constants, attrs=aligned)
+    return compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def assembled(ptx: str, folder: Path) -> str:
+    """What ptxas says of it, for sm_90a."""
+    (folder / "kernel.ptx").write_text(ptx)
+    ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    command = [ptxas, "-arch=sm_90a", "-v", folder / "kernel.ptx", "-o", folder / "kernel.cubin"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_they_use_tensor_cores_and_read_and_write_16_bytes_at_once(
+    capability, dtype, tmp_path, monkeypatch
+):
+    """All that the check at loading tries, in the sizes that a search uses."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tried = 0
+    for fan_in, fan_out, up in CONVOLUTIONS:
+        shape = (fan_in, fan_out, 4, 4) if up else (fan_out, fan_in, 3, 3)
+        given = Convolution(torch.zeros(*shape, dtype=dtype), up)
+        if not (serves(fan_in, fan_out, dtype) and serves(fan_out, fan_in, dtype)):
+            continue
+        both = cuda.TritonConvolution(given)
+        for packed in (both.forward, both.back) if up else (both.forward,):
+            made = compiled(packed, capability)
+            ptx = made.asm["ptx"]
+            assert re.search("wgmma.mma_async" if capability == 90 else "mma.sync", ptx)
+            read = re.findall(r"cp\.async\.c[ag]\.shared\.global .*?, (\w+),", ptx)
+            assert all(int(size, 0) == 16 for size in read)
+            for direction in ("ld", "st"):
+                moved = re.findall(rf"{direction}\.global[.\w]*", ptx)
+                assert moved and all(".v4.b32" in each for each in moved)
+            if packed.tile.stages > 1:
+                assert read
+            limit = 99 if capability == 80 else 113  # KiB: a GPU's, and half of a large one's
+            assert made.metadata.shared <= limit * 1024
+            if capability == 90:
+                said = assembled(ptx, tmp_path)
+                assert "0 bytes spill stores, 0 bytes spill loads" in said
+                assert "serialized" not in said
+            tried += 1
+    assert tried == (7 if dtype == torch.bfloat16 else 4)
+
+
+@pytest.mark.skipif(bool(UNAVAILABLE), reason=UNAVAILABLE)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_search_launches_them(monkeypatch, precision):
+    launched = []
+    monkeypatch.setattr("fast.cuda._launch", lambda kernel, *given, **more: launched.append(kernel))
+    with fake_device("cuda", monkeypatch) as watch:
+        kernels, settings = cuda.TritonKernels(), Settings(steps=3)
+        search_on(watch, kernels, precision, 2, settings, fmap_base=128, fmap_max=16)
+    number = launched.count(cuda_convolution.convolution)
+    served = 0 if precision == "float32" else 5  # all but the two of 8 channels
+    assert number == 5 * served  # the last of three steps has no gradient
+    assert launched.count(cuda.cuda_kernels.style) > 3
