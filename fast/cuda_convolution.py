@@ -77,7 +77,7 @@ def default_tile(kind: str, C: int, OUT: int, itemsize: int) -> Tile:
     while columns > 16 and columns * column > most:
         columns //= 2
     stages = min(max((MOST_SHARED - columns * column) // windows, 1), 3)
-    warps = 8 if kind == "up" or positions * WINDOW * C * itemsize > 16 * 1024 else 4  # registers
+    warps = 8 if kind == "up" or positions * WINDOW * C * itemsize > 16 * 1024 else 4
     return Tile(pixels, positions, columns, warps, stages)
 
 
@@ -209,15 +209,18 @@ def convolution(
     w2 = _tap(weight, 2, of, SIZE)
     above = tl.zeros((POSITIONS, COLUMNS), tl.float32)  # sums of rows of the output to which rows
     here = tl.zeros((POSITIONS, COLUMNS), tl.float32)  # of the input are still to come
+    # What is stored is multiplied last: it is waited for, and with it all before it, so that the
+    # compiler need not wait for each product by itself.
     if UP:
         # Row y of the input gives to rows 2y − 1 to 2y + 2 of the output.
         w3 = _tap(weight, 3, of, SIZE)
         for row in range(first - 1, end + 1):
             value = _window(x, row, rows, line, at, inside)
+            next_odd = tl.dot(value, w2, input_precision="tf32")
+            next_even = tl.dot(value, w3, input_precision="tf32")
             odd = tl.dot(value, w0, above, input_precision="tf32")
             even = tl.dot(value, w1, here, input_precision="tf32")
-            above = tl.dot(value, w2, input_precision="tf32")
-            here = tl.dot(value, w3, input_precision="tf32")
+            above, here = next_odd, next_even
             _store(out, odd, 2 * row - 1, out_line, to, used & (row > first))
             _store(out, even, 2 * row, out_line, to, used & (row >= first) & (row < end))
     elif DOWN:
@@ -226,16 +229,18 @@ def convolution(
         for row in range(first, end + 1):
             value = _window(x, 2 * row - 1, rows, line, at, inside)
             below = _window(x, 2 * row, rows, line, at, inside)
+            begun = tl.dot(value, w0, input_precision="tf32")
+            begun = tl.dot(below, w1, begun, input_precision="tf32")
             done = tl.dot(value, w2, above, input_precision="tf32")
             done = tl.dot(below, w3, done, input_precision="tf32")
-            above = tl.dot(value, w0, input_precision="tf32")
-            above = tl.dot(below, w1, above, input_precision="tf32")
+            above = begun
             _store(out, done, row - 1, out_line, to, used & (row > first))
     else:
         # Row y of the input gives to rows y − 1 to y + 1 of the output.
         for row in range(first - 1, end + 1):
             value = _window(x, row, rows, line, at, inside)
-            done = tl.dot(value, w2, above, input_precision="tf32")
-            above = tl.dot(value, w1, here, input_precision="tf32")
+            halfway = tl.dot(value, w1, here, input_precision="tf32")
             here = tl.dot(value, w0, input_precision="tf32")
+            done = tl.dot(value, w2, above, input_precision="tf32")
+            above = halfway
             _store(out, done, row - 1, out_line, to, used & (row > first))

@@ -157,3 +157,17 @@ def test_a_search_launches_them(monkeypatch, precision):
     served = 0 if precision == "float32" else 5  # all but the two of 8 channels
     assert number == 5 * served  # the last of three steps has no gradient
     assert launched.count(cuda.cuda_kernels.style) > 3
+
+
+def test_those_that_do_not_run_are_left_to_cudnn_with_one_line(monkeypatch, caplog):
+    """As on a GPU with too little shared memory."""
+
+    def fail(*given):
+        raise RuntimeError("out of resource: shared memory\nmore lines")
+
+    monkeypatch.setattr(cuda, "first_wrong", lambda *given: None)
+    monkeypatch.setattr(cuda, "first_wrong_convolution", fail)
+    kernels, reason = cuda.load(torch.device("cpu"), "bfloat16")
+    assert not kernels.convolves and not reason
+    assert len(caplog.messages) == 1
+    assert "(Triton failed: out of resource: shared memory)" in caplog.messages[0]
