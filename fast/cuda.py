@@ -1,5 +1,5 @@
-"""cuda_kernels.py, cuda_backward.py and, for layers of few channels, cuda_convolution.py as Kernels
-of synthesis.py: the compiled form on CUDA.
+"""cuda_kernels.py, cuda_backward.py, cuda_step.py and, for layers of few channels or few pixels,
+cuda_convolution.py and cuda_few_pixels.py as Kernels of synthesis.py: the compiled form on CUDA.
 
 Triton compiles a kernel at its first launch, in about a second, and keeps it in its own cache
 (~/.triton). Where it is missing or fails, or computes something else than PyTorch, the reason is
@@ -15,8 +15,8 @@ import torch
 import triton
 from torch import Tensor
 
-from fast import cuda_backward, cuda_convolution, cuda_kernels, cuda_step
-from fast.cuda_convolution import Packed, Tile, pack
+from fast import cuda_backward, cuda_convolution, cuda_few_pixels, cuda_kernels, cuda_step
+from fast.cuda_convolution import Packed, Tile, pack, rounded_to_tf32
 from fast.device import first_line
 from fast.kernel_check import first_wrong, first_wrong_convolution
 from fast.precision import dtype_of
@@ -79,6 +79,24 @@ class TritonConvolution:
         return _convolved(g, self.back)
 
 
+class FewPixels(Convolution):
+    """A Convolution in tf32 or bfloat16 of which that of few pixels is split among programs."""
+
+    def __init__(self, convolution: Convolution):
+        self.up, self.kernel = convolution.up, rounded_to_tf32(convolution.kernel)
+        self.transposed = None if self.up else rounded_to_tf32(convolution.transposed)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        kind = cuda_few_pixels.UP if self.up else cuda_few_pixels.SAME
+        y = _of_few_pixels(x, self.kernel, kind)
+        return super().convolve(x) if y is None else y
+
+    def convolve_back(self, g: Tensor) -> Tensor:
+        kind = cuda_few_pixels.DOWN if self.up else cuda_few_pixels.SAME
+        y = _of_few_pixels(g, self.kernel if self.up else self.transposed, kind)
+        return super().convolve_back(g) if y is None else y
+
+
 class TritonKernels(TorchKernels):
     """The Kernels of synthesis.py, on the GPU on which the pictures are."""
 
@@ -90,13 +108,14 @@ class TritonKernels(TorchKernels):
         self.step = cuda_step.StepKernels(_launch)
 
     def convolution(self, convolution, precision):
-        """One of few channels in tf32 or bfloat16; all others are cuDNN's."""
+        """In tf32 or bfloat16, one of few channels or of few pixels; all others are cuDNN's."""
+        if not self.convolves or precision == "float32":
+            return convolution
         kernel = convolution.kernel
         forth_and_back = (kernel.shape[:2], kernel.shape[1::-1])
-        served = all(cuda_convolution.serves(*each, kernel.dtype) for each in forth_and_back)
-        if self.convolves and served and precision != "float32":
+        if all(cuda_convolution.serves(*each, kernel.dtype) for each in forth_and_back):
             return TritonConvolution(convolution)
-        return convolution
+        return FewPixels(convolution) if cuda_few_pixels.serves(*kernel.shape[:2]) else convolution
 
     def styles(self, w, affine):
         (B, L, d), w = w.shape, w.contiguous()
@@ -200,6 +219,17 @@ class TritonKernels(TorchKernels):
 def _convolved(x: Tensor, packed: Packed) -> Tensor:
     out, grid, arguments, constants = cuda_convolution.launch(packed, channels_last(x))
     _launch(cuda_convolution.convolution, grid, *arguments, **constants)
+    return out
+
+
+def _of_few_pixels(x: Tensor, kernel: Tensor, kind: int) -> Tensor | None:
+    """None where there are many."""
+    many = cuda_few_pixels.shares_of(x, kernel, kind)
+    if many == 1:
+        return None
+    out, launches = cuda_few_pixels.launches(channels_last(x), kernel, kind, many)
+    for of, grid, arguments, constants in launches:
+        _launch(of, grid, *arguments, **constants)
     return out
 
 

@@ -104,9 +104,14 @@ def pack(kernel: Tensor, kind: str, tile: Tile | None = None) -> Packed:
             if 0 <= column < taps:
                 weight[:, q, :, t] = kernel[:, column]
     weight = weight.view(taps, out_pixels * OUT, WINDOW * C)
-    if weight.dtype == torch.float32:  # tensor cores leave off what is beyond the 10 bits of tf32
-        weight = ((weight.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-    return Packed(weight, C, OUT, kind, tile)
+    return Packed(rounded_to_tf32(weight), C, OUT, kind, tile)
+
+
+def rounded_to_tf32(weight: Tensor) -> Tensor:
+    """Weights in float32 rounded: tensor cores leave off what is beyond the 10 bits of tf32."""
+    if weight.dtype != torch.float32:
+        return weight
+    return ((weight.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def launch(packed: Packed, x: Tensor) -> tuple[Tensor, tuple[int, ...], tuple, dict]:

@@ -97,8 +97,10 @@ def _answers_of_step(
     }
 
 
-# (in, out, whether it is `up`): those that FFHQ's layout has with at most 64 channels
+# (in, out, whether it is `up`): those that FFHQ's layout has with at most 64 channels, and some of
+# more channels, for few pixels
 CONVOLUTIONS = [(16, 16, False), (32, 16, True), (32, 32, False), (64, 32, True), (64, 64, False)]
+CONVOLUTIONS += [(64, 128, False), (128, 64, True)]
 
 
 def first_wrong_convolution(
@@ -117,8 +119,9 @@ def first_wrong_convolution(
         if (found := kernels.convolution(given, precision)) is given:
             continue
         for name, C in (("convolve", fan_in), ("convolve_back", fan_out)):
-            # of several programs along and down, the last ones not full
-            x = channels_last(torch.randn(1, C, 6, 264, generator=random).to(device, dtype))
+            # of several programs along and down, the last ones not full; or of few pixels
+            size = (6, 264) if max(fan_in, fan_out) <= 64 else (6, 12)
+            x = channels_last(torch.randn(1, C, *size, generator=random).to(device, dtype))
             with convolutions_in("float32", device):
                 right = getattr(expected, name)(x.float())
             with convolutions_in(precision, device):

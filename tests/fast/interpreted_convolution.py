@@ -18,7 +18,7 @@ from conftest import random_networks  # noqa: E402
 from forms import picture_and_gradients, relative  # noqa: E402
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle  # noqa: E402
 
-from fast import cuda, cuda_convolution, kernel_check  # noqa: E402
+from fast import cuda, cuda_convolution, cuda_few_pixels, kernel_check  # noqa: E402
 from fast.cuda_convolution import Tile  # noqa: E402
 from fast.synthesis import (  # noqa: E402
     Convolution,
@@ -49,6 +49,14 @@ CASES = {  # up, channels in and out, tiles forward and back, and pictures
 }
 
 
+FEW_PIXELS = {
+    "same": (False, 64, 128, (1, 4, 4)),
+    "several blocks": (False, 128, 64, (2, 6, 9)),
+    "up": (True, 128, 64, (2, 3, 5)),
+    "up, several blocks": (True, 64, 128, (3, 4, 8)),
+}
+
+
 def create_dot(self, a, b, *others):
     """The interpreter has bfloat16 as integers, and multiplies these."""
 
@@ -74,16 +82,39 @@ def differences(dtype: torch.dtype) -> dict[str, list[float]]:
         kernel = torch.randn(*shape).bfloat16()  # which tf32 has no need to round
         exact = Convolution(kernel.double(), up)
         ours = cuda.TritonConvolution(Convolution(kernel.to(dtype), up), tile, tile_back)
-        x = channels_last(torch.randn(B, fan_in, rows, width).to(dtype))
-        g = channels_last(torch.randn_like(exact.convolve(x.double())).to(dtype))
-        pairs = [
-            (ours.convolve(x), exact.convolve(x.double())),
-            (ours.convolve_back(g), exact.convolve_back(g.double())),
-        ]
-        for y, _ in pairs:
-            assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
-        found[name] = [relative(y.double(), right) for y, right in pairs]
+        found[name] = both_ways(ours, exact, dtype, (B, fan_in, rows, width))
     return found
+
+
+def both_ways(ours, exact: Convolution, dtype: torch.dtype, shape: tuple[int, ...]) -> list[float]:
+    x = channels_last(torch.randn(*shape).to(dtype))
+    g = channels_last(torch.randn_like(exact.convolve(x.double())).to(dtype))
+    pairs = [
+        (ours.convolve(x), exact.convolve(x.double())),
+        (ours.convolve_back(g), exact.convolve_back(g.double())),
+    ]
+    for y, _ in pairs:
+        assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    return [relative(y.double(), right) for y, right in pairs]
+
+
+def few_pixels(dtype: torch.dtype) -> dict[str, list[float]]:
+    """As `differences`, of convolutions that are split into shares."""
+    found = {}
+    for name, (up, fan_in, fan_out, (B, rows, width)) in FEW_PIXELS.items():
+        shape = (fan_in, fan_out, 4, 4) if up else (fan_out, fan_in, 3, 3)
+        kernel = torch.randn(*shape).bfloat16()
+        ours = cuda.TritonKernels().convolution(Convolution(kernel.to(dtype), up), "tf32")
+        launched.clear()
+        exact = Convolution(kernel.double(), up)
+        found[name] = both_ways(ours, exact, dtype, (B, fan_in, rows, width))
+        assert launched == 2 * [cuda_few_pixels.shares, cuda_few_pixels.add_shares]
+    return found
+
+
+def watched(kernel, grid, *arguments, **constants) -> None:
+    launched.append(kernel)
+    launch_of_cuda(kernel, grid, *arguments, **constants)
 
 
 class Watched(cuda.TritonKernels):
@@ -142,6 +173,8 @@ def loaded(fault: str, precision: str) -> list:
 
 
 torch.manual_seed(0)
+launched: list = []
+launch_of_cuda, cuda._launch = cuda._launch, watched
 said: list[str] = []
 logging.getLogger("pulse").addFilter(lambda record: said.append(record.getMessage()))
 found = {
@@ -150,6 +183,7 @@ found = {
         for precision in ("tf32", "bfloat16")
     ],
     "differences": {str(each): differences(each) for each in (torch.float32, torch.bfloat16)},
+    "few pixels": {str(each): few_pixels(each) for each in (torch.float32, torch.bfloat16)},
     "network": {each: of_a_network(each) for each in ("float32", "tf32", "bfloat16")},
     "interpreted": type(cuda_convolution.convolution).__name__,
 }

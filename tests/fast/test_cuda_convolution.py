@@ -13,10 +13,10 @@ import torch
 import triton
 from fake_device import UNAVAILABLE, fake_device, search_on
 
-from fast import cuda, cuda_convolution
+from fast import cuda, cuda_convolution, cuda_few_pixels
 from fast.cuda_convolution import pack, serves
 from fast.kernel_check import CONVOLUTIONS
-from fast.synthesis import Convolution
+from fast.synthesis import Convolution, channels_last
 from search_settings import Settings
 
 HERE = Path(__file__).parent
@@ -35,11 +35,12 @@ def interpreted() -> dict:
 
 def test_they_compute_what_pytorch_does(interpreted):
     assert interpreted["wrong"] == [None, None]
-    in_float32, in_bfloat16 = (interpreted["differences"][str(each)] for each in DTYPES)
-    assert len(in_float32) == 10 and len(in_bfloat16) == 11
-    assert all(each < 1e-5 for pair in in_float32.values() for each in pair)
-    # the result's 8 bits, which the interpreter cuts off instead of rounding
-    assert all(each < 2**-7 for pair in in_bfloat16.values() for each in pair)
+    for kind, in_32, in_16 in (("differences", 10, 11), ("few pixels", 4, 4)):
+        in_float32, in_bfloat16 = (interpreted[kind][str(each)] for each in DTYPES)
+        assert len(in_float32) == in_32 and len(in_bfloat16) == in_16
+        assert all(each < 1e-5 for pair in in_float32.values() for each in pair)
+        # the result's 8 bits, which the interpreter cuts off instead of rounding
+        assert all(each < 2**-7 for pair in in_bfloat16.values() for each in pair)
 
 
 def test_pictures_and_gradients_of_a_network_are_those_of_pytorch(interpreted):
@@ -71,7 +72,7 @@ def test_weights_are_rounded_to_what_tensor_cores_read():
 
 @pytest.mark.parametrize(
     ("channels", "dtype"),
-    [((3, 16), DTYPES[1]), ((48, 16), DTYPES[1]), ((128, 64), DTYPES[1]), ((64, 32), DTYPES[0])],
+    [((3, 16), DTYPES[1]), ((48, 16), DTYPES[1]), ((128, 32), DTYPES[1]), ((64, 32), DTYPES[0])],
 )
 def test_other_channels_and_float32_are_left_to_pytorch(channels, dtype):
     kernel = torch.zeros(*channels, 4, 4, dtype=dtype)
@@ -85,20 +86,27 @@ def test_other_channels_and_float32_are_left_to_pytorch(channels, dtype):
 
 def compiled(packed: cuda_convolution.Packed, capability: int):
     """A launch's kernel, compiled for a GPU that is not here."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
     options = {"memory_format": torch.channels_last}
     x = torch.empty(1, packed.C, 16, 16, dtype=packed.weight.dtype).to(**options)
     _, _, arguments, constants = cuda_convolution.launch(packed, x)
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-    kernel = cuda_convolution.convolution
-    of_pictures = "*bf16" if x.dtype == torch.bfloat16 else "*fp32"
-    types = dict.fromkeys(kernel.arg_names[:3], of_pictures)
-    types |= dict.fromkeys(kernel.arg_names[3 : len(arguments)], "i32")
-    types |= dict.fromkeys(constants, "constexpr")
-    aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}  # as PyTorch's memory is
-    source = ASTSource(kernel, types, constexprs=constants, attrs=aligned)
+    return compiled_launch(
+        cuda_convolution.convolution, arguments, constants, capability, (0, 1, 2)
+    )
+
+
+def compiled_launch(kernel, arguments, constants: dict, capability: int, aligned: tuple[int, ...]):
+    """aligned: arguments that 16 divides."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    names = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+    options = {name: constants[name] for name in ("num_warps", "num_stages")}
+    constants = {name: value for name, value in constants.items() if name not in options}
+    types = [names[each.dtype] if torch.is_tensor(each) else "i32" for each in arguments]
+    types += ["constexpr"] * len(constants)
+    types = dict(zip(kernel.arg_names, types, strict=True))
+    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}  # as PyTorch's memory is
+    source = ASTSource(kernel, types, constexprs=constants, attrs=attributes)
     return compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -145,6 +153,28 @@ def test_they_use_tensor_cores_and_read_and_write_16_bytes_at_once(
     assert tried == (7 if dtype == torch.bfloat16 else 4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [cuda_few_pixels.SAME, cuda_few_pixels.UP, cuda_few_pixels.DOWN])
+def test_shares_use_tensor_cores_and_read_ahead(kind, dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    taps = 3 if kind == cuda_few_pixels.SAME else 4
+    x = channels_last(torch.zeros(1, 512, 16, 16, dtype=dtype))
+    kernel = channels_last(torch.zeros(512, 512, taps, taps, dtype=dtype))
+    many = cuda_few_pixels.shares_of(x, kernel, kind)
+    _, ((shares, _, arguments, constants), _) = cuda_few_pixels.launches(x, kernel, kind, many)
+    made = compiled_launch(shares, arguments, constants, 90, aligned=(0, 1, 2, 6, 7, 8))
+    assert "wgmma.mma_async" in made.asm["ptx"] and "cp.async" in made.asm["ptx"]
+    assert made.metadata.shared <= 99 * 1024
+    assert "0 bytes spill stores, 0 bytes spill loads" in assembled(made.asm["ptx"], tmp_path)
+
+
+def test_many_pixels_are_left_to_cudnn_and_few_are_split():
+    kernel = torch.empty(512, 512, 3, 3)
+    for side, many in ((4, 24), (8, 24), (16, 8), (32, 2), (64, 1)):
+        assert cuda_few_pixels.shares_of(torch.empty(1, 512, side, side), kernel, 0) == many
+    assert cuda_few_pixels.shares_of(torch.empty(16, 512, 16, 16), kernel, 0) == 1
+
+
 @pytest.mark.skipif(bool(UNAVAILABLE), reason=UNAVAILABLE)
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_a_search_launches_them(monkeypatch, precision):
@@ -156,7 +186,7 @@ def test_a_search_launches_them(monkeypatch, precision):
     number = launched.count(cuda_convolution.convolution)
     served = 0 if precision == "float32" else 5  # all but the two of 8 channels
     assert number == 5 * served  # the last of three steps has no gradient
-    assert launched.count(cuda.cuda_kernels.style) > 3
+    assert launched.count(cuda.cuda_kernels.moments) > 3
 
 
 def test_those_that_do_not_run_are_left_to_cudnn_with_one_line(monkeypatch, caplog):
