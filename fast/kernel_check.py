@@ -45,10 +45,13 @@ def first_wrong(
     cases = [(16, False), (16, True), (5, False), (5, True), (80, True)]
     answers = partial(_answers, device=device)
     wrong = first_difference(kernels, TorchKernels(), answers, cases, dtype)
-    if wrong is not None:
-        return wrong
+    return wrong or first_wrong_of_step(kernels.step, device)
+
+
+def first_wrong_of_step(step: TorchStep, device: torch.device | str = "cpu") -> str | None:
+    """The same of what the search computes beside the network."""
     answers = partial(_answers_of_step, device=device)
-    return first_difference(kernels.step, TorchStep(), answers, [(1,), (7,)], torch.float32)
+    return first_difference(step, TorchStep(), answers, [(1,), (3,)], torch.float32)
 
 
 def _answers_of_step(
@@ -85,11 +88,18 @@ def _answers_of_step(
         own = ("step", "within", "last")
         present = {name: normal(*x.shape) for name, x in best.items() if name not in own}
         present["total"][B // 2] = torch.inf if B > 1 else -2
+        best["within"][0], best["last"][0], present["mse"][0] = False, 9, 0.0
         number = torch.full((1,), 3, device=device)
         step.keep_best(best, present, number, 0.1, more, 4)
         kept += best.values()
 
+    HR = normal(B, 1, 140, 140).requires_grad_()
+    with torch.enable_grad():
+        LR = step.downscale(20)(HR)
+        (of_HR,) = torch.autograd.grad((LR * normal(*LR.shape)).sum(), [HR])
+
     return {
+        "downscale": (LR.detach(), of_HR),
         "to_sphere": tuple(rows),
         "geocross": (crossed.detach(), of_w),
         "keep_best": tuple(each.float() for each in kept),

@@ -19,7 +19,7 @@ from forms import picture_and_gradients, relative  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction, interpreter_builder  # noqa: E402
 
 from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
-from fast.kernel_check import first_wrong  # noqa: E402
+from fast.kernel_check import first_wrong, first_wrong_of_step  # noqa: E402
 from fast.search_step import TorchStep  # noqa: E402
 from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
 from loss import geocross  # noqa: E402
@@ -117,6 +117,19 @@ def geocross_like_pytorchs() -> float:
     return worst
 
 
+def downscaling_like_pytorchs() -> float:
+    """As geocross_like_pytorchs: of a picture of two shares, and of as few pixels as can be."""
+    worst, step = 0.0, cuda.TritonKernels().step
+    for size, factor in ((160, 20), (4, 2), (54, 3), (132, 2)):
+        HR, answers = torch.randn(2, 3, size, size) + 10, []
+        cotangent = torch.randn(2, 3, size // factor, size // factor)
+        for kernels, x in ((step, HR.clone()), (TorchStep(), HR.double())):
+            found = kernels.downscale(factor)(x.requires_grad_())
+            answers.append((found.detach(), *torch.autograd.grad((found * cotangent).sum(), [x])))
+        worst = max(worst, *(relative(*pair) for pair in zip(*answers, strict=True)))
+    return worst
+
+
 def best_is_pytorchs() -> bool:
     """To the bit, for every case: within eps or not, now and before, lower, alike, higher and not a
     number, before and after the last that counts.
@@ -131,7 +144,7 @@ def best_is_pytorchs() -> bool:
     mse, was_within, last, total = torch.stack(cases).unbind(1)
     B, eps = len(cases), 0.5
     for more in (None, 0, 1, 5):
-        ends = []
+        ends, others = [], range(2, 12) if more is None else ()
         for step in (cuda.TritonKernels().step, TorchStep()):
             torch.manual_seed(0)
             best = {
@@ -141,9 +154,9 @@ def best_is_pytorchs() -> bool:
                 "step": torch.full((B,), -1),
                 "within": was_within.bool(),
                 "last": last.long(),
-                **{n: torch.zeros(B, n) for n in range(2, 12)},
+                **{n: torch.zeros(B, n) for n in others},
             }
-            present = {n: torch.randn(B, n) for n in range(2, 12)}
+            present = {n: torch.randn(B, n) for n in others}
             present |= {"total": total, "mse": mse, "GEOCROSS": torch.randn(B)}
             step.keep_best(best, present, torch.tensor([3]), eps, more, 6)
             ends.append(best)
@@ -154,7 +167,8 @@ def best_is_pytorchs() -> bool:
     return True
 
 
-FAULTS = "leaky_grad", "sums", "styles", "styles_grad", "to_sphere", "geocross", "keep_best"
+FAULTS = "leaky_grad", "sums", "styles", "styles_grad"
+FAULTS += "downscale", "to_sphere", "geocross", "keep_best"
 
 
 def planted(fault: str) -> str | None:
@@ -177,6 +191,10 @@ def planted(fault: str) -> str | None:
             return super().styles_grad(whole, grads, affine)
 
     class FaultyStep(cuda_step.StepKernels):
+        def downscale(self, factor):
+            down = super().downscale(factor)
+            return lambda x: down(x.flip(3))
+
         def to_sphere(self, x, radius):
             super().to_sphere(x, radius[:1].expand_as(radius).contiguous())
 
@@ -186,10 +204,11 @@ def planted(fault: str) -> str | None:
         def keep_best(self, best, present, number, eps, more, final):
             super().keep_best(best, present, number, eps, more, final + 1)
 
-    kernels = Faulty()
-    if fault in vars(FaultyStep):
-        setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
-    return first_wrong(kernels, torch.float32)
+    if fault not in vars(FaultyStep):
+        return first_wrong(Faulty(), torch.float32)
+    kernels = cuda.TritonKernels()
+    setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
+    return first_wrong_of_step(kernels.step)
 
 
 def call(function, *args, **kwargs):
@@ -214,6 +233,7 @@ cuda.MOST_PROGRAMS, cuda.TILE, cuda.SMALL_TILE = 6, 512, 256
 found |= {
     "long styles": long_styles(),
     "geocross": geocross_like_pytorchs(),
+    "downscaling": downscaling_like_pytorchs(),
     "best": best_is_pytorchs(),
     "many tiles": many_tiles(),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),
