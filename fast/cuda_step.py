@@ -1,6 +1,9 @@
 """What a step of the search computes in small, on a GPU: the styles of all layers, GEOCROSS, the
 best so far, the spheres. A few Triton kernels in place of many of PyTorch's, which take less time
 than their launches. All in float32; nothing is added in an order that is left to chance.
+
+Each is compiled in as few variants as can be, since that takes about a second of the first search:
+sizes of tiles are the same for nearly all shapes.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ def styles(w, weight, bias, first, out, d, ROWS: tl.constexpr, BLOCK: tl.constex
     tl.store(to, found, mask=row < end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def style_grads(grad, weight, first, parts, d, programs, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Of the gradient for `styles`, as they lie: Σ weight·grad over the ROWS rows that a program
     has of a layer and picture, for BLOCK columns, into parts (B, L, programs, d).
@@ -59,7 +62,7 @@ def style_grads(grad, weight, first, parts, d, programs, ROWS: tl.constexpr, BLO
     tl.store(parts + to, tl.sum(factor * value, axis=0), mask=k < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def added_style_grads(
     parts,
     first,
@@ -154,7 +157,7 @@ def geodesics(w, parts, grads, L, d, LAYERS: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(grads + (b * L + i) * d + k, grad, mask=k < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["more", "final", "B"])
 def compared(
     total,
     mse,
@@ -249,7 +252,7 @@ def copied(
     _copied(chosen, source_7, to_7, n_7, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["out"])
 def downscaled(
     x,
     matrix,
@@ -285,7 +288,7 @@ def downscaled(
     tl.store(to, tl.sum(along * down, axis=1), mask=i < out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["out"])
 def downscaled_grad(
     grad, matrix, to, size, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SIDE: tl.constexpr
 ):
@@ -318,8 +321,7 @@ class StepKernels(TorchStep):
         n = x[0, 0].numel()
         if n > LONGEST or not x.is_contiguous():
             return super().to_sphere(x, radius)
-        block = min(triton.next_power_of_2(n), 1024)
-        self.launch(on_sphere, (x.shape[0] * x.shape[1],), x, radius, n, BLOCK=block)
+        self.launch(on_sphere, (x.shape[0] * x.shape[1],), x, radius, n, BLOCK=512)
 
     def geocross(self, w):
         if w.shape[1] == 1:
@@ -359,7 +361,7 @@ class _Geocross(torch.autograd.Function):
         B, L, d = w.shape
         w = w.contiguous()
         parts, grads = w.new_empty(B, L), torch.empty_like(w)
-        tile = {"LAYERS": triton.next_power_of_2(L), "BLOCK": min(triton.next_power_of_2(d), 128)}
+        tile = {"LAYERS": max(triton.next_power_of_2(L), 32), "BLOCK": 128}
         launch(geodesics, (L, B), w, parts, grads, L, d, **tile)
         ctx.save_for_backward(grads)
         return parts.sum(1)
@@ -385,6 +387,10 @@ class _DownSample(BicubicDownSample):
         return _Downscaled.apply(x, self._matrix(size, x), self.factor, self.launch)
 
 
+def _side(out: int) -> int:
+    return max(triton.next_power_of_2(out), 32)
+
+
 class _Downscaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, matrix: Tensor, factor: int, launch: Callable[..., None]) -> Tensor:
@@ -393,7 +399,7 @@ class _Downscaled(torch.autograd.Function):
         out, columns = size // factor, 128
         shares = triton.cdiv(size, columns)
         parts = x.new_empty(B * C, shares, out, out)
-        tile = {"ROWS": 16, "COLUMNS": columns, "SIDE": triton.next_power_of_2(out)}
+        tile = {"ROWS": 16, "COLUMNS": columns, "SIDE": _side(out)}
         launch(downscaled, (out, shares, B * C), x, matrix, parts, size, out, factor, **tile)
         return parts.sum(1).view(B, C, out, out)
 
@@ -403,7 +409,7 @@ class _Downscaled(torch.autograd.Function):
         B, C, out, _ = grad.shape
         size = ctx.matrix.shape[1]
         to = grad.new_empty(B, C, size, size)
-        tile = {"ROWS": 16, "COLUMNS": 64, "SIDE": max(triton.next_power_of_2(out), 16)}
+        tile = {"ROWS": 16, "COLUMNS": 64, "SIDE": _side(out)}
         grid = (triton.cdiv(size, 16), triton.cdiv(size, 64), B * C)
         ctx.launch(downscaled_grad, grid, grad.contiguous(), ctx.matrix, to, size, out, **tile)
         return to, None, None, None

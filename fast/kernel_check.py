@@ -63,11 +63,11 @@ def _answers_of_step(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random).to(device)
 
-    rows = [normal(B, 3, 20), normal(B, 1, 40, 40)]
+    rows = [normal(B, 3, 48), normal(B, 1, 40, 40)]
     for each in rows:
         step.to_sphere(each, normal(B, each.shape[1], *[1] * (each.ndim - 2)))
 
-    w = normal(B, 3, 200)
+    w = normal(B, 3, 208)
     w[:, 1] = w[:, 0] + 1e-3 * w[:, 1]
     w.requires_grad_()
     with torch.enable_grad():
@@ -83,7 +83,7 @@ def _answers_of_step(
             "step": torch.zeros(B, dtype=torch.int64, device=device),
             "within": normal(B) > 0.5,
             "last": (5 * normal(B)).long() + 4,
-            **{i: normal(B, n) for i, n in enumerate([3000, *range(1, 9)])},
+            **{i: normal(B, n) for i, n in enumerate([3008, *range(16, 144, 16)])},
         }
         own = ("step", "within", "last")
         present = {name: normal(*x.shape) for name, x in best.items() if name not in own}
@@ -93,9 +93,9 @@ def _answers_of_step(
         step.keep_best(best, present, number, 0.1, more, 4)
         kept += best.values()
 
-    HR = normal(B, 1, 140, 140).requires_grad_()
+    HR = normal(B, 1, 160, 160).requires_grad_()
     with torch.enable_grad():
-        LR = step.downscale(20)(HR)
+        LR = step.downscale(16)(HR)
         (of_HR,) = torch.autograd.grad((LR * normal(*LR.shape)).sum(), [HR])
 
     return {
@@ -134,7 +134,7 @@ def _answers(
 
     layers = torch.tensor([0, 2 * channels, 2 * channels + 4], dtype=torch.int32, device=device)
     rows = int(layers[-1])
-    affine = Styles(normal(rows, 20), normal(rows), (2 * channels, 4), layers)
+    affine = Styles(normal(rows, 48), normal(rows), (2 * channels, 4), layers)
     whole, into = kernels.empty_style_grads(2, affine)
     of_styles = []
     for size, out in zip(affine.sizes, into, strict=True):
@@ -142,7 +142,7 @@ def _answers(
         of_styles.append(kernels.coefficients(*given, out)[0])
 
     return {
-        "styles": tuple(kernels.styles(normal(2, 2, 20), affine)),
+        "styles": tuple(kernels.styles(normal(2, 2, 48), affine)),
         "styles_grad": (kernels.styles_grad(whole, of_styles, affine),),
         "leaky": (kernels.affine(x, zero, one, zero, overwrite=False), *moments),
         "style": kernels.style(mean, variance, style),
