@@ -22,7 +22,10 @@ from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
 from fast.kernel_check import first_wrong, first_wrong_of_step  # noqa: E402
 from fast.search_step import TorchStep  # noqa: E402
 from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
+from generators.load import Generator  # noqa: E402
 from loss import geocross  # noqa: E402
+from PULSE import Search  # noqa: E402
+from search_settings import Settings  # noqa: E402
 
 
 def of_w_in_unit_range(fast, w, noise, cotangent) -> list[torch.Tensor]:
@@ -167,6 +170,27 @@ def best_is_pytorchs() -> bool:
     return True
 
 
+def searched() -> float:
+    """The largest relative difference of a whole search to that in PyTorch's operations: of its
+    figures and of all that it keeps.
+    """
+    torch.manual_seed(0)
+    network, _ = random_networks(8)
+    network.requires_grad_(False)
+    generator = Generator("random", network, torch.zeros(16), torch.ones(16), {})
+    settings = Settings(steps=4, learning_rate=0.01)
+    ends = []
+    for kernels in (cuda.TritonKernels(), TorchKernels()):
+        synthesize = FastSynthesis(network, kernels)
+        ref_im = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        search = Search(generator, synthesize, ref_im, settings, [0, 1])
+        totals = torch.stack([search.step()["total"] for _ in range(4)])
+        ends.append([totals, *(each.float() for each in search.best.values())])
+    assert (ends[0][0][0] > ends[0][0][-1]).all() and len(ends[0]) > 10
+    pairs = [(one + 1, other + 1) for one, other in zip(*ends, strict=True)]  # some are 0
+    return max(relative(*pair) for pair in pairs)
+
+
 FAULTS = "leaky_grad", "sums", "styles", "styles_grad"
 FAULTS += "downscale", "to_sphere", "geocross", "keep_best"
 
@@ -233,6 +257,7 @@ cuda.MOST_PROGRAMS, cuda.TILE, cuda.SMALL_TILE = 6, 512, 256
 found |= {
     "long styles": long_styles(),
     "geocross": geocross_like_pytorchs(),
+    "searched": searched(),
     "downscaling": downscaling_like_pytorchs(),
     "best": best_is_pytorchs(),
     "many tiles": many_tiles(),

@@ -48,6 +48,7 @@ def test_kernels_with_a_fault_are_refused_by_name(interpreted):
 def test_what_the_search_computes_beside_the_network_is_pytorchs(interpreted):
     assert interpreted["geocross"] < 2e-6 and interpreted["downscaling"] < 2e-6
     assert interpreted["best"] is True
+    assert interpreted["searched"] < 1e-4
 
 
 @pytest.mark.parametrize("flag", [False, True])
