@@ -90,7 +90,7 @@ class Search:
         ref_im = ref_im.to(device, copy=True)  # a recorded step's, into which later ones are copied
         self.kernels = kernels = getattr(synthesize, "step_kernels", None) or TorchStep()
         weights = settings.loss_str, settings.eps, settings.geocross_within
-        self.loss = LossBuilder(ref_im, *weights, kernels.geocross)
+        self.loss = LossBuilder(ref_im, *weights, kernels.geocross, kernels.downscale)
 
         starts = [starting_point(generator, settings, seed) for seed in seeds]
         v = torch.cat([v for v, _ in starts]).to(device)

@@ -74,7 +74,8 @@ class LossBuilder(nn.Module):
     `ref_im` (B, 3, h, h) in [0, 1] is the LR. `eps` bounds L2 and L1 from below, so that a picture
     that comes close enough to the LR is improved in the other terms only. geocross_within: the
     weight of GEOCROSS in "descent", what a step descends on, for a picture within eps; None for
-    that of `loss_str`, which outside eps it always has. geocross: what computes that term.
+    that of `loss_str`, which outside eps it always has. geocross: what computes that term;
+    downscale: what makes DS for a factor.
 
     Raises: ValueError where `loss_str` does not parse.
     """
@@ -86,9 +87,10 @@ class LossBuilder(nn.Module):
         eps: float,
         geocross_within: float | None = None,
         geocross: Callable[[Tensor], Tensor] = geocross,
+        downscale: Callable[[int], BicubicDownSample] = BicubicDownSample,
     ):
         super().__init__()
-        self.geocross = geocross
+        self.geocross, self.downscale = geocross, downscale
         self.ref_im, self.eps, self.geocross_within = ref_im, eps, geocross_within
         self.terms = parse_loss(loss_str)
         self._downscale: BicubicDownSample | None = None
@@ -100,7 +102,7 @@ class LossBuilder(nn.Module):
         """
         factor = HR.shape[-1] // self.ref_im.shape[-1]
         if self._downscale is None or self._downscale.factor != factor:
-            self._downscale = BicubicDownSample(factor)
+            self._downscale = self.downscale(factor)
         LR = self._downscale(HR)
         difference = LR - self.ref_im
         mse = l2(difference)

@@ -123,8 +123,7 @@ class TritonKernels(TorchKernels):
         rows = 8
         grid = (triton.cdiv(max(affine.sizes), rows), L, B)
         given = w, affine.weight, affine.bias, affine.first, whole
-        block = min(_power_of_two(d), 512)
-        _launch(cuda_step.styles, grid, *given, d, ROWS=rows, BLOCK=block)
+        _launch(cuda_step.styles, grid, *given, d, ROWS=rows, BLOCK=512)
         return out
 
     def empty_style_grads(self, B, affine):
@@ -142,7 +141,7 @@ class TritonKernels(TorchKernels):
         given = whole, affine.weight, affine.first, parts
         grid = (programs * triton.cdiv(d, 128), L, B)
         _launch(cuda_step.style_grads, grid, *given, d, programs, **tile)
-        many = {"ROWS": rows, "PROGRAMS": _power_of_two(programs), "BLOCK": 32}
+        many = {"ROWS": rows, "PROGRAMS": max(_power_of_two(programs), 32), "BLOCK": 32}
         grid = (triton.cdiv(d, 32), L, B)
         _launch(cuda_step.added_style_grads, grid, parts, affine.first, out, d, programs, **many)
         return out

@@ -305,7 +305,9 @@ def blurred_leaky_grad(
     above_0, above_1, above_2, above_3 = _four_across(y, begin - 2, column, c, rows, width, C)
     here_0, here_1, here_2, here_3 = _four_across(y, begin - 1, column, c, rows, width, C)
     before_0 = tl.zeros((PIXELS // 2, CHANNELS), tl.float32)  # found two rows above, and one
-    before_1, latest_0, latest_1 = before_0, before_0, before_0
+    before_1 = tl.zeros((PIXELS // 2, CHANNELS), tl.float32)
+    latest_0 = tl.zeros((PIXELS // 2, CHANNELS), tl.float32)
+    latest_1 = tl.zeros((PIXELS // 2, CHANNELS), tl.float32)
     for row in range(begin - 1, end + 1):
         below_0, below_1, below_2, below_3 = _four_across(y, row + 1, column, c, rows, width, C)
         value = _down(above_0, here_0, below_0, 1)

@@ -67,7 +67,9 @@ def _above(y, begin, column, c, rows, width, C, BLUR: tl.constexpr, PIXELS, CHAN
         here = _across(y, begin, column, c, rows, width, C, BLUR)
     else:
         above = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        here = above
+        here = tl.zeros(
+            (PIXELS, CHANNELS), tl.float32
+        )  # not `above`: loops would take them for one
     return above, here
 
 

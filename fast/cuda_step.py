@@ -1,6 +1,9 @@
 """What a step of the search computes in small, on a GPU: the styles of all layers, GEOCROSS, the
 best so far, the spheres. A few Triton kernels in place of many of PyTorch's, which take less time
 than their launches. All in float32; nothing is added in an order that is left to chance.
+
+Each is compiled in as few variants as can be, since that takes about a second of the first search:
+sizes of tiles are the same for nearly all shapes.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bicubic import BicubicDownSample
 from fast.search_step import TorchStep
 
 LONGEST = 16384  # numbers of a row for which one program is enough
+LARGEST = 64  # pixels of the side of an LR whose square a program may have in registers
 
 
 @triton.jit
@@ -39,7 +44,7 @@ def styles(w, weight, bias, first, out, d, ROWS: tl.constexpr, BLOCK: tl.constex
     tl.store(to, found, mask=row < end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def style_grads(grad, weight, first, parts, d, programs, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Of the gradient for `styles`, as they lie: Σ weight·grad over the ROWS rows that a program
     has of a layer and picture, for BLOCK columns, into parts (B, L, programs, d).
@@ -57,7 +62,7 @@ def style_grads(grad, weight, first, parts, d, programs, ROWS: tl.constexpr, BLO
     tl.store(parts + to, tl.sum(factor * value, axis=0), mask=k < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def added_style_grads(
     parts,
     first,
@@ -152,7 +157,7 @@ def geodesics(w, parts, grads, L, d, LAYERS: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(grads + (b * L + i) * d + k, grad, mask=k < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["more", "final", "B"])
 def compared(
     total,
     mse,
@@ -247,6 +252,63 @@ def copied(
     _copied(chosen, source_7, to_7, n_7, BLOCK)
 
 
+@triton.jit(do_not_specialize=["out"])
+def downscaled(
+    x,
+    matrix,
+    parts,
+    size,
+    out,
+    factor,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SIDE: tl.constexpr,
+):
+    """Of planes x (N, size, size) and the matrix D (out, size) of one axis of DS: a row of D·x·Dᵀ,
+    as the share of COLUMNS columns of x in it, into parts (N, shares, out, out). Row j of D is 0
+    but for 4·factor numbers, from j·factor − ⌊3·factor/2⌋ on.
+    """
+    j, share, plane = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    x += plane.to(tl.int64) * size * size
+    column = share * COLUMNS + tl.arange(0, COLUMNS)
+    first = j * factor - 3 * factor // 2
+    end = tl.minimum(first + 4 * factor, size)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for begin in range(tl.maximum(first, 0), end, ROWS):
+        row = begin + tl.arange(0, ROWS)
+        weight = tl.load(matrix + j * size + row, mask=row < end, other=0.0)[:, None]
+        used = (row[:, None] < end) & (column[None, :] < size)
+        at = row[:, None] * size + column[None, :]
+        total += weight * tl.load(x + at, mask=used, other=0.0)
+    down = tl.sum(total, axis=0)[None, :]
+    i = tl.arange(0, SIDE)
+    used = (i[:, None] < out) & (column[None, :] < size)
+    along = tl.load(matrix + i[:, None] * size + column[None, :], mask=used, other=0.0)
+    to = parts + ((plane * tl.num_programs(1) + share) * out + j) * out + i
+    tl.store(to, tl.sum(along * down, axis=1), mask=i < out)
+
+
+@triton.jit(do_not_specialize=["out"])
+def downscaled_grad(
+    grad, matrix, to, size, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SIDE: tl.constexpr
+):
+    """The gradient for x, Dᵀ·g·D of planes g (N, out, out), in pieces of ROWS and COLUMNS."""
+    plane = tl.program_id(2)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    i, j = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    used = (j < out) & (row[:, None] < size)
+    down = tl.load(matrix + j * size + row[:, None], mask=used, other=0.0)  # (ROWS, SIDE)
+    used = (i < out) & (j < out)
+    g = tl.load(grad + plane * out * out + i * out + j, mask=used, other=0.0)
+    used = (i < out) & (column[None, :] < size)
+    along = tl.load(matrix + i * size + column[None, :], mask=used, other=0.0)
+    found = tl.dot(tl.dot(down, g, input_precision="ieee"), along, input_precision="ieee")
+    used = (row[:, None] < size) & (column[None, :] < size)
+    to += plane.to(tl.int64) * size * size
+    tl.store(to + row[:, None] * size + column[None, :], found, mask=used)
+
+
 class StepKernels(TorchStep):
     """TorchStep in these kernels. launch(kernel, grid, *arguments, **constants): starts one on the
     device of its first argument.
@@ -259,13 +321,15 @@ class StepKernels(TorchStep):
         n = x[0, 0].numel()
         if n > LONGEST or not x.is_contiguous():
             return super().to_sphere(x, radius)
-        block = min(triton.next_power_of_2(n), 1024)
-        self.launch(on_sphere, (x.shape[0] * x.shape[1],), x, radius, n, BLOCK=block)
+        self.launch(on_sphere, (x.shape[0] * x.shape[1],), x, radius, n, BLOCK=512)
 
     def geocross(self, w):
         if w.shape[1] == 1:
             return super().geocross(w)
         return _Geocross.apply(w, self.launch)
+
+    def downscale(self, factor):
+        return _DownSample(factor, self.launch)
 
     def keep_best(self, best, present, number, eps, more, final):
         names = "total", "mse", "GEOCROSS"
@@ -297,7 +361,7 @@ class _Geocross(torch.autograd.Function):
         B, L, d = w.shape
         w = w.contiguous()
         parts, grads = w.new_empty(B, L), torch.empty_like(w)
-        tile = {"LAYERS": triton.next_power_of_2(L), "BLOCK": min(triton.next_power_of_2(d), 128)}
+        tile = {"LAYERS": max(triton.next_power_of_2(L), 32), "BLOCK": 128}
         launch(geodesics, (L, B), w, parts, grads, L, d, **tile)
         ctx.save_for_backward(grads)
         return parts.sum(1)
@@ -307,3 +371,45 @@ class _Geocross(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         (grads,) = ctx.saved_tensors
         return grad[:, None, None] * grads, None
+
+
+class _DownSample(BicubicDownSample):
+    """The same in two kernels forward and one backward, for square pictures and a small result."""
+
+    def __init__(self, factor: int, launch: Callable[..., None]):
+        super().__init__(factor)
+        self.launch = launch
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-1]
+        if x.shape[-2] != size or size // self.factor > LARGEST:
+            return super().forward(x)
+        return _Downscaled.apply(x, self._matrix(size, x), self.factor, self.launch)
+
+
+def _side(out: int) -> int:
+    return max(triton.next_power_of_2(out), 32)
+
+
+class _Downscaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, matrix: Tensor, factor: int, launch: Callable[..., None]) -> Tensor:
+        ctx.matrix, ctx.launch = matrix, launch
+        (B, C, size, _), x = x.shape, x.contiguous()
+        out, columns = size // factor, 128
+        shares = triton.cdiv(size, columns)
+        parts = x.new_empty(B * C, shares, out, out)
+        tile = {"ROWS": 16, "COLUMNS": columns, "SIDE": _side(out)}
+        launch(downscaled, (out, shares, B * C), x, matrix, parts, size, out, factor, **tile)
+        return parts.sum(1).view(B, C, out, out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        B, C, out, _ = grad.shape
+        size = ctx.matrix.shape[1]
+        to = grad.new_empty(B, C, size, size)
+        tile = {"ROWS": 16, "COLUMNS": 64, "SIDE": _side(out)}
+        grid = (triton.cdiv(size, 16), triton.cdiv(size, 64), B * C)
+        ctx.launch(downscaled_grad, grid, grad.contiguous(), ctx.matrix, to, size, out, **tile)
+        return to, None, None, None

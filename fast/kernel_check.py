@@ -46,10 +46,13 @@ def first_wrong(
     cases = [(16, False), (16, True), (5, False), (5, True), (80, True)]
     answers = partial(_answers, device=device)
     wrong = first_difference(kernels, TorchKernels(), answers, cases, dtype)
-    if wrong is not None:
-        return wrong
+    return wrong or first_wrong_of_step(kernels.step, device)
+
+
+def first_wrong_of_step(step: TorchStep, device: torch.device | str = "cpu") -> str | None:
+    """The same of what the search computes beside the network."""
     answers = partial(_answers_of_step, device=device)
-    return first_difference(kernels.step, TorchStep(), answers, [(1,), (7,)], torch.float32)
+    return first_difference(step, TorchStep(), answers, [(1,), (3,)], torch.float32)
 
 
 def _answers_of_step(
@@ -61,11 +64,11 @@ def _answers_of_step(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random).to(device)
 
-    rows = [normal(B, 3, 20), normal(B, 1, 40, 40)]
+    rows = [normal(B, 3, 48), normal(B, 1, 40, 40)]
     for each in rows:
         step.to_sphere(each, normal(B, each.shape[1], *[1] * (each.ndim - 2)))
 
-    w = normal(B, 3, 200)
+    w = normal(B, 3, 208)
     w[:, 1] = w[:, 0] + 1e-3 * w[:, 1]
     w.requires_grad_()
     with torch.enable_grad():
@@ -81,16 +84,23 @@ def _answers_of_step(
             "step": torch.zeros(B, dtype=torch.int64, device=device),
             "within": normal(B) > 0.5,
             "last": (5 * normal(B)).long() + 4,
-            **{i: normal(B, n) for i, n in enumerate([3000, *range(1, 9)])},
+            **{i: normal(B, n) for i, n in enumerate([3008, *range(16, 144, 16)])},
         }
         own = ("step", "within", "last")
         present = {name: normal(*x.shape) for name, x in best.items() if name not in own}
         present["total"][B // 2] = torch.inf if B > 1 else -2
+        best["within"][0], best["last"][0], present["mse"][0] = False, 9, 0.0
         number = torch.full((1,), 3, device=device)
         step.keep_best(best, present, number, 0.1, more, 4)
         kept += best.values()
 
+    HR = normal(B, 1, 160, 160).requires_grad_()
+    with torch.enable_grad():
+        LR = step.downscale(16)(HR)
+        (of_HR,) = torch.autograd.grad((LR * normal(*LR.shape)).sum(), [HR])
+
     return {
+        "downscale": (LR.detach(), of_HR),
         "to_sphere": tuple(rows),
         "geocross": (crossed.detach(), of_w),
         "keep_best": tuple(each.float() for each in kept),
@@ -160,7 +170,7 @@ def _answers(
 
     layers = torch.tensor([0, 2 * channels, 2 * channels + 4], dtype=torch.int32, device=device)
     rows = int(layers[-1])
-    affine = Styles(normal(rows, 20), normal(rows), (2 * channels, 4), layers)
+    affine = Styles(normal(rows, 48), normal(rows), (2 * channels, 4), layers)
     whole, into = kernels.empty_style_grads(2, affine)
     of_styles = []
     for size, out in zip(affine.sizes, into, strict=True):
@@ -169,7 +179,7 @@ def _answers(
 
     return {
         "styled": (kernels.affine(x, zero, one, zero, overwrite=False), *of_style),
-        "styles": tuple(kernels.styles(normal(2, 2, 20), affine)),
+        "styles": tuple(kernels.styles(normal(2, 2, 48), affine)),
         "styles_grad": (kernels.styles_grad(whole, of_styles, affine),),
         "affine": (kernels.affine(x, mean, a, b, overwrite=False),),
         "picture": (kernels.picture(last, mean, a, b, weight, bias, overwrite=False),),

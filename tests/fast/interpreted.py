@@ -19,10 +19,13 @@ from forms import picture_and_gradients, relative  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction, interpreter_builder  # noqa: E402
 
 from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
-from fast.kernel_check import first_wrong  # noqa: E402
+from fast.kernel_check import first_wrong, first_wrong_of_step  # noqa: E402
 from fast.search_step import TorchStep  # noqa: E402
 from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
+from generators.load import Generator  # noqa: E402
 from loss import geocross  # noqa: E402
+from PULSE import Search  # noqa: E402
+from search_settings import Settings  # noqa: E402
 
 
 def of_w_in_unit_range(fast, w, noise, cotangent) -> list[torch.Tensor]:
@@ -122,6 +125,19 @@ def geocross_like_pytorchs() -> float:
     return worst
 
 
+def downscaling_like_pytorchs() -> float:
+    """As geocross_like_pytorchs: of a picture of two shares, and of as few pixels as can be."""
+    worst, step = 0.0, cuda.TritonKernels().step
+    for size, factor in ((160, 20), (4, 2), (54, 3), (132, 2)):
+        HR, answers = torch.randn(2, 3, size, size) + 10, []
+        cotangent = torch.randn(2, 3, size // factor, size // factor)
+        for kernels, x in ((step, HR.clone()), (TorchStep(), HR.double())):
+            found = kernels.downscale(factor)(x.requires_grad_())
+            answers.append((found.detach(), *torch.autograd.grad((found * cotangent).sum(), [x])))
+        worst = max(worst, *(relative(*pair) for pair in zip(*answers, strict=True)))
+    return worst
+
+
 def best_is_pytorchs() -> bool:
     """To the bit, for every case: within eps or not, now and before, lower, alike, higher and not a
     number, before and after the last that counts.
@@ -136,7 +152,7 @@ def best_is_pytorchs() -> bool:
     mse, was_within, last, total = torch.stack(cases).unbind(1)
     B, eps = len(cases), 0.5
     for more in (None, 0, 1, 5):
-        ends = []
+        ends, others = [], range(2, 12) if more is None else ()
         for step in (cuda.TritonKernels().step, TorchStep()):
             torch.manual_seed(0)
             best = {
@@ -146,9 +162,9 @@ def best_is_pytorchs() -> bool:
                 "step": torch.full((B,), -1),
                 "within": was_within.bool(),
                 "last": last.long(),
-                **{n: torch.zeros(B, n) for n in range(2, 12)},
+                **{n: torch.zeros(B, n) for n in others},
             }
-            present = {n: torch.randn(B, n) for n in range(2, 12)}
+            present = {n: torch.randn(B, n) for n in others}
             present |= {"total": total, "mse": mse, "GEOCROSS": torch.randn(B)}
             step.keep_best(best, present, torch.tensor([3]), eps, more, 6)
             ends.append(best)
@@ -159,7 +175,29 @@ def best_is_pytorchs() -> bool:
     return True
 
 
-FAULTS = "leaky_grad", "style_grad", "styles", "styles_grad", "to_sphere", "geocross", "keep_best"
+def searched() -> float:
+    """The largest relative difference of a whole search to that in PyTorch's operations: of its
+    figures and of all that it keeps.
+    """
+    torch.manual_seed(0)
+    network, _ = random_networks(8)
+    network.requires_grad_(False)
+    generator = Generator("random", network, torch.zeros(16), torch.ones(16), {})
+    settings = Settings(steps=4, learning_rate=0.01)
+    ends = []
+    for kernels in (cuda.TritonKernels(), TorchKernels()):
+        synthesize = FastSynthesis(network, kernels)
+        ref_im = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        search = Search(generator, synthesize, ref_im, settings, [0, 1])
+        totals = torch.stack([search.step()["total"] for _ in range(4)])
+        ends.append([totals, *(each.float() for each in search.best.values())])
+    assert (ends[0][0][0] > ends[0][0][-1]).all() and len(ends[0]) > 10
+    pairs = [(one + 1, other + 1) for one, other in zip(*ends, strict=True)]  # some are 0
+    return max(relative(*pair) for pair in pairs)
+
+
+FAULTS = "leaky_grad", "style_grad", "styles", "styles_grad"
+FAULTS += "downscale", "to_sphere", "geocross", "keep_best"
 
 
 def planted(fault: str) -> str | None:
@@ -182,6 +220,10 @@ def planted(fault: str) -> str | None:
             return super().styles_grad(whole, grads, affine)
 
     class FaultyStep(cuda_step.StepKernels):
+        def downscale(self, factor):
+            down = super().downscale(factor)
+            return lambda x: down(x.flip(3))
+
         def to_sphere(self, x, radius):
             super().to_sphere(x, radius[:1].expand_as(radius).contiguous())
 
@@ -191,10 +233,11 @@ def planted(fault: str) -> str | None:
         def keep_best(self, best, present, number, eps, more, final):
             super().keep_best(best, present, number, eps, more, final + 1)
 
-    kernels = Faulty()
-    if fault in vars(FaultyStep):
-        setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
-    return first_wrong(kernels, torch.float32)
+    if fault not in vars(FaultyStep):
+        return first_wrong(Faulty(), torch.float32)
+    kernels = cuda.TritonKernels()
+    setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
+    return first_wrong_of_step(kernels.step)
 
 
 def call(function, *args, **kwargs):
@@ -219,6 +262,8 @@ cuda.MOST_PROGRAMS, cuda.TILE, cuda.FEWEST_ROWS = 10, 256, 3
 found |= {
     "long styles": long_styles(),
     "geocross": geocross_like_pytorchs(),
+    "searched": searched(),
+    "downscaling": downscaling_like_pytorchs(),
     "best": best_is_pytorchs(),
     "many tiles": many_tiles(),
     "wide": agreement(cuda.TritonKernels(), 8, 1, "float32", fmap_base=2048, fmap_max=80),

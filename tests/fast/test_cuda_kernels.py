@@ -40,21 +40,15 @@ def test_pictures_and_gradients_are_those_of_pytorchs_operations(interpreted):
 
 
 def test_kernels_with_a_fault_are_refused_by_name(interpreted):
-    functions = [
-        "leaky_grad",
-        "style_grad",
-        "styles",
-        "styles_grad",
-        "to_sphere",
-        "geocross",
-        "keep_best",
-    ]
-    assert interpreted["planted"] == functions
+    of_network = ["leaky_grad", "style_grad", "styles", "styles_grad"]
+    of_step = ["downscale", "to_sphere", "geocross", "keep_best"]
+    assert interpreted["planted"] == of_network + of_step
 
 
 def test_what_the_search_computes_beside_the_network_is_pytorchs(interpreted):
-    assert interpreted["geocross"] < 2e-6
+    assert interpreted["geocross"] < 2e-6 and interpreted["downscaling"] < 2e-6
     assert interpreted["best"] is True
+    assert interpreted["searched"] < 1e-4
 
 
 @pytest.mark.parametrize("flag", [False, True])
@@ -66,16 +60,18 @@ def test_every_kernel_compiles_for_a_gpu(capability, flag, tmp_path, monkeypatch
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     flags = {"NOISE": flag, "BLUR": int(flag), "OF_PICTURE": flag, "UNTIL": flag}
-    sizes = {"PIXELS": 16, "CHANNELS": 64, "PROGRAMS": 64, "BLOCK": 256, "ROWS": 8, "LAYERS": 32}
+    sizes = {"PIXELS": 16, "CHANNELS": 64, "PROGRAMS": 64, "BLOCK": 256, "ROWS": 16, "LAYERS": 32}
+    sizes |= {"COLUMNS": 64, "SIDE": 32}
     numbers = {"rows", "width", "C", "P", "strip", "columns", "programs", "d", "n", "B", "L"}
-    numbers |= {"more", "final", *(f"n_{i}" for i in range(8))}
+    numbers |= {"more", "final", "size", "factor", *(f"n_{i}" for i in range(8))}
     others = {"first": "*i32", "number": "*i64", "best_step": "*i64", "last": "*i64", "eps": "fp32"}
+    others |= {"out of downscaled": "i32", "out of downscaled_grad": "i32"}
     others |= {"best_within": "*u8", "better": "*u8"}
     pixels, small = {"y", "x", "g", "out"}, vars(cuda_step)
     every = vars(cuda_kernels) | vars(cuda_backward) | vars(cuda_step)
     kernels = {name: each for name, each in every.items() if name[0] != "_"}
     kernels = {name: each for name, each in kernels.items() if isinstance(each, JITFunction)}
-    assert len(kernels) == 16
+    assert len(kernels) == 18
     for name, kernel in kernels.items():
         constants, types = {}, {}
         for each in kernel.arg_names:
@@ -83,8 +79,8 @@ def test_every_kernel_compiles_for_a_gpu(capability, flag, tmp_path, monkeypatch
                 constants[each], types[each] = (flags | sizes)[each], "constexpr"
             elif each in numbers:
                 types[each] = "i32"
-            elif each in others:
-                types[each] = others[each]
+            elif known := {each, f"{each} of {name}"} & others.keys():
+                types[each] = others[known.pop()]
             else:
                 types[each] = "*bf16" if each in pixels and name not in small else "*fp32"
         source = ASTSource(kernel, types, constexprs=constants)
