@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fast.kernel_check import first_wrong
-from fast.synthesis import PictureGrad, TorchKernels, channels_last
+from fast.layers import channels_last
+from fast.synthesis import PictureGrad, TorchKernels
 
 SOURCE = Path(__file__).with_name("cpu.c")
 HEADER = Path(__file__).with_name("pixels.h")  # of all such files

@@ -19,12 +19,15 @@ from fast import cuda_backward, cuda_convolution, cuda_few_pixels, cuda_kernels,
 from fast.cuda_convolution import Packed, Tile, pack, rounded_to_tf32
 from fast.device import first_line
 from fast.kernel_check import first_wrong, first_wrong_convolution
+from fast.layers import Convolution, channels_last
 from fast.precision import dtype_of
-from fast.synthesis import Convolution, PictureGrad, TorchKernels, channels_last
+from fast.synthesis import PictureGrad, TorchKernels
 
+# Measured on an H200 (docs/performance.md); results depend on the rows of a program only.
 TILE = 1024  # numbers that a program has in registers, of each thing: 8 for each of 128 threads
-MOST_PROGRAMS = 1024  # along the pixels of a picture: so many partial sums are added up at once
-FEWEST_ROWS = 4  # of a program: a blur reads one more above and one below
+SMALL_TILE = 512  # the same where it has many things
+ROWS, SMALL_ROWS = 8, 4  # of a program, from SMALL pixels on and below; a blur reads two more
+SMALL = 128
 
 log = logging.getLogger("pulse")
 
@@ -183,7 +186,7 @@ class TritonKernels(TorchKernels):
         return PictureGrad(grad.contiguous(), weight)
 
     def style_grad(self, g, x, mean, a, rstd, out=None):
-        (B, C, rows, width), (grid, strip, tile) = x.shape, _strips(x)
+        (B, C, rows, width), (grid, strip, tile) = x.shape, _strips(x, SMALL_TILE)
         sums, (p, q) = _empty(mean, 2 * B, grid[0], C), _empty(mean, 2, B, C)
         grad_style = _empty(mean, B, 2 * C) if out is None else out
         given, kind = _parts(g)
@@ -196,15 +199,29 @@ class TritonKernels(TorchKernels):
     def leaky_grad(self, g, x, mean, a, q, p, blur):
         """`blur` only of an x that is blurred."""
         given, kind = _parts(g)
-        out = given[0] if not blur and not kind["OF_PICTURE"] else torch.empty_like(x.y)
-        kernel, kind = cuda_backward.leaky_grad, kind | x.kind
-        grid, strip, tile = _strips(x)
-        if blur:
-            if not kind.pop("BLUR"):
-                raise ValueError("only the gradient of an activation that is blurred is blurred")
-            kernel = cuda_backward.blurred_leaky_grad
+        if blur and not x.blur:
+            raise ValueError("only the gradient of an activation that is blurred is blurred")
+        large = x.shape[2] >= SMALL and x.y.dtype == torch.bfloat16  # then quicker one by one
+        if blur and large:
+            return self.blur(self.leaky_grad(g, x, mean, a, q, p, False))
+        in_place = not blur and not kind["OF_PICTURE"]
+        out = given[0] if in_place else torch.empty_like(x.y)
+        grid, strip, tile = _strips(x, SMALL_TILE)
         arguments = (*given, *x.arguments, out, mean, a, q, p, *_sizes(x), strip)
-        _launch(kernel, grid, *arguments, **kind, **tile)
+        if blur:
+            kind["NOISE"] = x.noise is not None
+            _launch(cuda_backward.blurred_leaky_grad, grid, *arguments, **kind, **tile)
+        else:
+            _launch(cuda_backward.leaky_grad, grid, *arguments, **kind, **x.kind, **tile)
+        return out
+
+    def noise_grad(self, g, weight):
+        g = channels_last(g)
+        B, C, rows, width = g.shape
+        out = torch.empty(B, 1, rows, width, device=g.device)
+        tile = {"PIXELS": 16, "CHANNELS": 64}
+        grid = (triton.cdiv(rows * width, 16), B)
+        _launch(cuda_backward.noise_grad, grid, g, weight, out, rows * width, C, **tile)
         return out
 
     def blur(self, y):
@@ -247,17 +264,18 @@ def _sizes(x: Tensor | Activation) -> tuple[int, int, int]:
     return rows, width, C
 
 
-def _strips(x: Tensor | Activation) -> tuple[tuple[int, int, int], int, dict[str, int]]:
-    """The grid of programs, at most MOST_PROGRAMS for a picture and some of its channels; the rows
-    of each; its columns and channels. It does not depend on the number of pictures, nor does what a
-    sum is added up of.
+def _strips(
+    x: Tensor | Activation, tile: int | None = None
+) -> tuple[tuple[int, int, int], int, dict[str, int]]:
+    """The grid of programs; the rows of each; its columns and channels, of `tile` numbers or TILE.
+    It does not depend on the number of pictures, nor does what a sum is added up of.
     """
     B, C, rows, width = x.shape
     channels = _channels(C)
-    pixels = min(_power_of_two(width), TILE // channels)
-    across = triton.cdiv(width, pixels)
-    strip = max(triton.cdiv(rows, max(MOST_PROGRAMS // across, 1)), FEWEST_ROWS)
-    grid = (across * triton.cdiv(rows, strip), triton.cdiv(C, channels), B)
+    pixels = min(_power_of_two(width), (tile or TILE) // channels)
+    strip = ROWS if rows >= SMALL else SMALL_ROWS
+    programs = triton.cdiv(width, pixels) * triton.cdiv(rows, strip)
+    grid = (programs, triton.cdiv(C, channels), B)
     return grid, strip, {"PIXELS": pixels, "CHANNELS": channels}
 
 

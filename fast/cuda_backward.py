@@ -425,3 +425,17 @@ def blur(y, out, rows, width, C, strip, PIXELS: tl.constexpr, CHANNELS: tl.const
         above, here = here, below
         at = first + (row * width + column) * C + c
         tl.store(out + at, value.to(out.dtype.element_ty), mask=(column < width) & (c < C))
+
+
+@triton.jit
+def noise_grad(g, weight, out, P, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Σ weight·g over the channels of g (B, P, C) → out (B, P)."""
+    b = tl.program_id(1)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    g += b.to(tl.int64) * P * C
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for begin in range(0, C, CHANNELS):
+        channel = begin + tl.arange(0, CHANNELS)
+        value = _pixels(g, 0, pixel[:, None], channel[None, :], 1, P, C)
+        total += value * _of_channels(weight, channel, C)
+    tl.store(out + b * P + pixel, tl.sum(total, axis=1), mask=pixel < P)

@@ -27,13 +27,13 @@ import triton.language as tl
 from torch import Tensor
 
 WINDOW = 4  # pixels
-MOST_CHANNELS = 64  # of either side; beyond, cuDNN has enough work for its tiles
-MOST_BYTES = (
-    128  # of a pixel of the input: weights and windows of more leave no room for each other
-)
+# Of both sides together; with more, cuDNN has enough work for its tiles (measured on an H200).
+MOST_CHANNELS = 64
+MOST_BYTES = 192  # of that many numbers
 MOST_WEIGHTS = 64 * 1024  # bytes, of a program, which keeps them in shared memory
-MOST_SHARED = 98 * 1024  # bytes, with its windows: GPUs have 99 KiB for a program, or room for two
-PROGRAMS = 512  # wanted, of all pictures: four for each multiprocessor of a large GPU
+MOST_SHARED = 98 * 1024  # bytes, with its windows: GPUs have 99 KiB for a program,
+LARGE_SHARED = 132 * 1024  # those of data centres more
+PROGRAMS = 264  # wanted, of all pictures: two for each multiprocessor of a large GPU
 FEWEST_ROWS = 4  # of a program, of the steps that it goes down: two more are read
 
 
@@ -64,27 +64,27 @@ class Packed(NamedTuple):
         return self.weight.shape[1]
 
 
-def default_tile(kind: str, C: int, OUT: int, itemsize: int) -> Tile:
-    """itemsize: bytes of a number. As many columns at once as shared memory has room for, since
-    each program reads all of its windows; then as many stages.
+def default_tile(kind: str, C: int, OUT: int, itemsize: int, shared: int = MOST_SHARED) -> Tile:
+    """itemsize: bytes of a number. As many columns at once as the `shared` memory has room for,
+    since each program reads all of its windows; then as many stages.
     """
     pixels = 2 if kind == "down" or C * itemsize <= 64 else 1
-    positions = 128 if C * itemsize <= 32 else 64
+    positions = 128 if kind == "same" and C * itemsize <= 32 else 64
     windows = positions * WINDOW * C * itemsize * (2 if kind == "down" else 1)
     column = (3 if kind == "same" else 4) * WINDOW * C * itemsize
     columns = min(_numbers(kind, OUT, pixels), 64)
-    most = min(MOST_WEIGHTS, MOST_SHARED - windows)
+    most = min(MOST_WEIGHTS, shared - windows)
     while columns > 16 and columns * column > most:
         columns //= 2
-    stages = min(max((MOST_SHARED - columns * column) // windows, 1), 3)
-    warps = 8 if kind == "up" or positions * WINDOW * C * itemsize > 16 * 1024 else 4
+    stages = min(max((shared - columns * column) // windows, 1), 3)
+    warps = 8 if positions * WINDOW * C * itemsize > 16 * 1024 else 4
     return Tile(pixels, positions, columns, warps, stages)
 
 
 def serves(C: int, OUT: int, dtype: torch.dtype) -> bool:
     """Whether the kernel takes a convolution of C to OUT channels, of pictures of `dtype`."""
-    powers = all(16 <= each <= MOST_CHANNELS and each & (each - 1) == 0 for each in (C, OUT))
-    return powers and C * dtype.itemsize <= MOST_BYTES
+    powers = all(each >= 16 and each & (each - 1) == 0 for each in (C, OUT))
+    return powers and C + OUT <= MOST_CHANNELS and (C + OUT) * dtype.itemsize <= MOST_BYTES
 
 
 def pack(kernel: Tensor, kind: str, tile: Tile | None = None) -> Packed:
@@ -94,7 +94,7 @@ def pack(kernel: Tensor, kind: str, tile: Tile | None = None) -> Packed:
     if kind == "up":
         kernel = kernel.transpose(0, 1)
     OUT, C, taps, _ = kernel.shape
-    tile = tile or default_tile(kind, C, OUT, kernel.dtype.itemsize)
+    tile = tile or default_tile(kind, C, OUT, kernel.dtype.itemsize, _shared(kernel.device))
     kernel = kernel.permute(2, 3, 0, 1)  # (row, column, OUT, C)
     out_pixels = _numbers(kind, OUT, tile.pixels) // OUT
     weight = kernel.new_zeros(taps, out_pixels, OUT, WINDOW, C)
@@ -143,6 +143,14 @@ def launch(packed: Packed, x: Tensor) -> tuple[Tensor, tuple[int, ...], tuple, d
         "num_stages": tile.stages,
     }
     return out, grid, (x, packed.weight, out, rows, width, strip), constants
+
+
+def _shared(device: torch.device) -> int:
+    if device.type != "cuda" or not torch.cuda.is_available():  # in tests
+        return MOST_SHARED
+    properties = torch.cuda.get_device_properties(device)
+    room = getattr(properties, "shared_memory_per_block_optin", 0)  # of new PyTorch
+    return LARGE_SHARED if room > LARGE_SHARED else MOST_SHARED
 
 
 def _numbers(kind: str, OUT: int, pixels: int) -> int:

@@ -15,7 +15,10 @@ from torch import Tensor
 
 SAME, UP, DOWN = 0, 1, 2  # as F.conv2d, F.conv_transpose2d and F.conv2d with stride 2
 TAPS = {SAME: 9, UP: 4, DOWN: 16}  # of one pixel of the output
-PROGRAMS = 256  # at most, where there is a choice: enough for the largest GPUs
+# Measured on an H200: so many programs at most for one block of pixels, and for more, and up to how
+# many pixels of the output (UP: of the input) cuDNN takes longer.
+PROGRAMS, MANY_PROGRAMS = 132, 264
+FEW, FEW_IN_FLOAT32 = 256, 64
 BLOCK_M, BLOCK_N, BLOCK_K = 64, 64, 64
 WARPS, STAGES = 4, 3
 
@@ -103,11 +106,14 @@ def serves(inputs: int, outputs: int) -> bool:
 
 
 def shares_of(x: Tensor, kernel: Tensor, kind: int) -> int:
-    """Among how many shares the sum is split; 1 where the pixels are enough for PROGRAMS."""
+    """Among how many shares the sum is split; 1 where the pixels are not few."""
     B, inputs, rows, width = x.shape
     pixels = B * rows * width // (4 if kind == DOWN else 1)
-    programs = triton.cdiv(pixels, BLOCK_M) * _outputs(kernel, kind) // BLOCK_N
-    most = PROGRAMS // (programs * (4 if kind == UP else 1))
+    if pixels > (FEW if kind == SAME or x.dtype == torch.bfloat16 else FEW_IN_FLOAT32):
+        return 1
+    blocks = triton.cdiv(pixels, BLOCK_M) * _outputs(kernel, kind) // BLOCK_N
+    blocks *= 4 if kind == UP else 1
+    most = (PROGRAMS if pixels <= BLOCK_M else MANY_PROGRAMS) // blocks
     whole = TAPS[kind] * inputs // BLOCK_K
     return max(each for each in range(1, max(min(most, whole), 1) + 1) if whole % each == 0)
 

@@ -113,20 +113,35 @@ class Recorder:
             gc.collect()  # what is destroyed while a graph is recorded may break it off
             if not self._has_room():
                 return None
-            graph = torch.cuda.CUDAGraph()
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
             for generator in random:
                 graph.register_generator_state(generator)
             with torch.cuda.stream(self._stream):
                 # Other threads may go on using the device: they read and write results.
-                graph.capture_begin(capture_error_mode="thread_local")
+                graph.capture_begin(pool, capture_error_mode="thread_local")
                 try:
                     outputs = step()
                 except BaseException:
                     with contextlib.suppress(Exception):  # which would say less than the first
                         graph.capture_end()
+                    self._leave(pool)
                     raise
-                graph.capture_end()
+                try:
+                    graph.capture_end()
+                except BaseException:
+                    self._leave(pool)
+                    raise
         return graph, outputs
+
+    def _leave(self, pool: tuple[int, int]) -> None:
+        """After a recording whose end has failed, PyTorch would go on as if it was under way: keep
+        this stream's memory for it, and empty no cache where memory runs out. Where the recording
+        was ended, or PyTorch has no such functions, this raises what is of no interest.
+        """
+        with contextlib.suppress(Exception):
+            device = torch.cuda.current_device()
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
 
     def _has_room(self) -> bool:
         """Whether memory is enough for another step beside what the search holds. Empties the

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cli.errors import is_mistake
 from fast.device import first_line
-from fast.synthesis import Kernels, TorchKernels, channels_last
+from fast.layers import channels_last
+from fast.synthesis import Kernels, TorchKernels
 
 # Of one function that torch.compile may keep: one for each layer's shapes, and again for another
 # size of batch. PyTorch gives up at the ninth, without a word.

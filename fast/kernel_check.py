@@ -10,9 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fast.layers import Convolution, Styles, channels_last
 from fast.precision import convolutions_in, dtype_of
 from fast.search_step import TorchStep
-from fast.synthesis import Convolution, Kernels, Styles, TorchKernels, channels_last
+from fast.synthesis import Kernels, TorchKernels
 
 
 def first_difference(
@@ -130,7 +131,7 @@ def first_wrong_convolution(
             continue
         for name, C in (("convolve", fan_in), ("convolve_back", fan_out)):
             # of several programs along and down, the last ones not full; or of few pixels
-            size = (6, 264) if max(fan_in, fan_out) <= 64 else (6, 12)
+            size = (6, 264) if max(fan_in, fan_out) <= 64 else (4, 12)
             x = channels_last(torch.randn(1, C, *size, generator=random).to(device, dtype))
             with convolutions_in("float32", device):
                 right = getattr(expected, name)(x.float())
@@ -189,5 +190,6 @@ def _answers(
             for blurred in ([False, True] if blur else [False])
             for each in gradients()
         ),
+        "noise_grad": (kernels.noise_grad(g, b[0]),),
         "blur": (kernels.blur(y),),
     }

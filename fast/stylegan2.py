@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fast.layers import channels_last, per_channel
 from fast.precision import convolutions_in, dtype_of
 from fast.stylegan2_kernels import Phases, StyleGAN2Kernels, to_rgb
-from fast.synthesis import channels_last, per_channel
 
 EPSILON = 1e-8  # of the demodulation
 TINY = 1e-12

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast.synthesis import TorchKernels, channels_last, per_channel
+from fast.layers import channels_last, per_channel
+from fast.synthesis import TorchKernels
 from stylegan import LEAKY_SLOPE
 
 Phases = tuple[Tensor, Tensor, Tensor, Tensor]  # rows and columns even-even, even-odd, odd-even, …

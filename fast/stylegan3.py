@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fast.layers import channels_last, per_channel
 from fast.precision import convolutions_in, dtype_of
 from fast.stylegan3_kernels import Filters, StyleGAN3Kernels
-from fast.synthesis import channels_last, per_channel
 
 DEMODULATION_EPS = 1e-8
 

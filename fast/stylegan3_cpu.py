@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fast.cpu import Library, load_kernels
 from fast.kernel_check import first_difference
+from fast.layers import channels_last
 from fast.stylegan3_kernels import Filters, TorchStyleGAN3Kernels
-from fast.synthesis import channels_last
 
 SOURCE = Path(__file__).with_name("stylegan3.c")
 ARGUMENTS = {  # as in cpu.py

@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fast.layers import Convolution, Layer, Styles, channels_last, per_channel, stacked_styles
 from fast.precision import convolutions_in, dtype_of
 from fast.search_step import TorchStep
-from stylegan import LEAKY_SLOPE, EqualisedLinear, G_synthesis, UpConv
+from stylegan import LEAKY_SLOPE, G_synthesis
 
 NORM_EPS = 1e-5
 
@@ -128,17 +129,11 @@ class Kernels(Protocol):
         `blur`. May overwrite g.
         """
 
+    def noise_grad(self, g: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight·g over the channels, (B, 1, r, r), in float32."""
+
     def blur(self, y: Tensor) -> Tensor:
         """[1,2,1]⊗[1,2,1]/16, zeros beyond the edge."""
-
-
-class Styles(NamedTuple):
-    """The affine maps from w to the styles of all layers, layer after layer, in N = Σ 2C rows."""
-
-    weight: Tensor  # (N, d)
-    bias: Tensor  # (N,)
-    sizes: tuple[int, ...]  # 2C of each layer
-    first: Tensor  # (L + 1,) int32: the first row of each layer, and N
 
 
 class PictureGrad(NamedTuple):
@@ -146,15 +141,6 @@ class PictureGrad(NamedTuple):
 
     grad: Tensor  # (B, 3, r, r), contiguous
     weight: Tensor  # (3, C)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def per_channel(x: Tensor) -> Tensor:
-    """(B, C) or (C,) → (B or 1, C, 1, 1)."""
-    return x.reshape(-1, x.shape[-1], 1, 1)
 
 
 class TorchKernels:
@@ -236,6 +222,9 @@ class TorchKernels:
         du = torch.ops.aten.leaky_relu_backward(du, x, LEAKY_SLOPE, True)
         return self.blur(du) if blur else du
 
+    def noise_grad(self, g, weight):
+        return (g.float() * per_channel(weight)).sum(dim=1, keepdim=True)
+
     def blur(self, y):
         # as sums of shifted pictures: a convolution of single channels is slow on a CPU
         down = y * (2 / 16)
@@ -245,65 +234,6 @@ class TorchKernels:
         across[..., 1:].add_(down[..., :-1])
         across[..., :-1].add_(down[..., 1:])
         return across
-
-
-class Convolution:
-    """A layer's, as PyTorch computes it, and what else computes the same has these two functions.
-    kernel: (out, in, 3, 3), or (in, out, 4, 4) of one that is `up`.
-    """
-
-    def __init__(self, kernel: Tensor, up: bool):
-        self.up, self.kernel = up, channels_last(kernel)
-        self.transposed = None if up else channels_last(kernel.flip(2, 3).transpose(0, 1))
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """(B, in, r, r) → (B, out, r, r), or twice as large where it is `up`."""
-        if self.up:
-            return F.conv_transpose2d(x, self.kernel, stride=2, padding=1)
-        return F.conv2d(x, self.kernel, padding=1)
-
-    def convolve_back(self, g: Tensor) -> Tensor:
-        """The gradient for the input of `convolve`."""
-        if self.up:
-            return F.conv2d(g, self.kernel, stride=2, padding=1)
-        return F.conv2d(g, self.transposed, padding=1)
-
-
-class Layer:
-    """One layer's folded weights: a convolution (none in layer 0), then bias and noise."""
-
-    def __init__(self, convolution, bias: Tensor, epilogue, dtype: torch.dtype):
-        self.up = isinstance(convolution, UpConv)
-        self.convolution = None
-        if self.up:
-            # From 128 pixels on the published network convolves with the kernel not flipped.
-            weight = convolution if convolution.fused else _Flipped(convolution)
-            self.convolution = Convolution(weight.fused_kernel().to(dtype), up=True)
-        elif convolution is not None:
-            weight = convolution.weight * convolution.scale
-            self.convolution = Convolution(weight.to(dtype), up=False)
-        self.bias = bias.clone()
-        self.noise_weight = epilogue.noise.weight.clone()
-
-    def convolve(self, x: Tensor) -> Tensor:
-        return self.convolution.convolve(x)
-
-    def convolve_back(self, g: Tensor) -> Tensor:
-        return self.convolution.convolve_back(g)
-
-
-class _Flipped:
-    """An up-convolution of nearest neighbour ×2 and a 3×3 kernel has the fused form, too: of the
-    flipped kernel, since a transposed convolution flips.
-    """
-
-    def __init__(self, convolution: UpConv):
-        self.convolution = convolution
-
-    def fused_kernel(self) -> Tensor:
-        k = (self.convolution.weight * self.convolution.scale).transpose(0, 1).flip(2, 3)
-        k = F.pad(k, (1, 1, 1, 1))
-        return k[..., 1:, 1:] + k[..., :-1, 1:] + k[..., 1:, :-1] + k[..., :-1, :-1]
 
 
 class FastSynthesis:
@@ -333,7 +263,7 @@ class FastSynthesis:
                     self.layers.append(Layer(conv, conv.bias, block.epi2, dtype))
             for layer in self.layers[1:]:
                 layer.convolution = kernels.convolution(layer.convolution, precision)
-            self.styles = _styles([epilogue.style_mod.lin for epilogue in epilogues])
+            self.styles = stacked_styles([epilogue.style_mod.lin for epilogue in epilogues])
             torgb = synthesis.torgb
             weight = (torgb.weight * torgb.scale)[:, :, 0, 0].clone()  # (3, C)
             self.rgb = weight, torgb.bias.clone()
@@ -367,15 +297,6 @@ class FastSynthesis:
         with convolutions_in(self.precision, self.device):
             picture = _Synthesis.apply(self, rgb, torch.is_grad_enabled(), w, *noise)
         return picture[:B] if padding else picture
-
-
-def _styles(linear: Sequence[EqualisedLinear]) -> Styles:
-    """Those of all layers, scaled."""
-    weight = torch.cat([each.weight * each.scale for each in linear])
-    bias = torch.cat([each.bias * each.lrmul for each in linear])
-    sizes = tuple(len(each.weight) for each in linear)
-    first = torch.tensor([sum(sizes[:i]) for i in range(len(sizes) + 1)], dtype=torch.int32)
-    return Styles(weight, bias, sizes, first.to(weight.device))
 
 
 class _Synthesis(torch.autograd.Function):
@@ -439,8 +360,7 @@ class _Synthesis(torch.autograd.Function):
             blur_later = layer.up and needed[i]  # the noise comes in after the blur
             g = fast.kernels.leaky_grad(g, x, mean, a, q, p, layer.up and not blur_later)
             if needed[i]:
-                weight = per_channel(layer.noise_weight)
-                grad_noise[i] = (g.float() * weight).sum(dim=1, keepdim=True)
+                grad_noise[i] = fast.kernels.noise_grad(g, layer.noise_weight)
             if blur_later:
                 g = fast.kernels.blur(g)
             if i == 0:

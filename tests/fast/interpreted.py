@@ -20,8 +20,9 @@ from triton.runtime.interpreter import InterpretedFunction, interpreter_builder 
 
 from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
 from fast.kernel_check import first_wrong, first_wrong_of_step  # noqa: E402
+from fast.layers import Styles, channels_last  # noqa: E402
 from fast.search_step import TorchStep  # noqa: E402
-from fast.synthesis import FastSynthesis, Styles, TorchKernels, channels_last  # noqa: E402
+from fast.synthesis import FastSynthesis, TorchKernels  # noqa: E402
 from generators.load import Generator  # noqa: E402
 from loss import geocross  # noqa: E402
 from PULSE import Search  # noqa: E402
@@ -258,7 +259,7 @@ found = {  # with the tiles that a GPU has
     "planted": [planted(each) for each in FAULTS],
     "interpreted": [type(each).__name__ for each in (cuda_kernels.affine, cuda_backward.sums)],
 }
-cuda.MOST_PROGRAMS, cuda.TILE, cuda.FEWEST_ROWS = 10, 256, 3
+cuda.TILE, cuda.SMALL_TILE, cuda.SMALL_ROWS = 256, 128, 3
 found |= {
     "long styles": long_styles(),
     "geocross": geocross_like_pytorchs(),
@@ -271,6 +272,6 @@ found |= {
     "bfloat16": agreement(cuda.TritonKernels(), 16, 1, "bfloat16"),
     "eager bfloat16": agreement(TorchKernels(), 16, 1, "bfloat16"),
 }
-cuda.TILE = 128  # half of a row of 16 pixels
+cuda.TILE, cuda.SMALL_ROWS = 128, 4  # half of a row of 16 pixels
 found["float32"] = agreement(cuda.TritonKernels(), 16, 2, "float32")
 print(json.dumps(found))

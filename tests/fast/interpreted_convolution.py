@@ -20,12 +20,8 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle  # noqa:
 
 from fast import cuda, cuda_convolution, cuda_few_pixels, kernel_check  # noqa: E402
 from fast.cuda_convolution import Tile  # noqa: E402
-from fast.synthesis import (  # noqa: E402
-    Convolution,
-    FastSynthesis,
-    TorchKernels,
-    channels_last,
-)
+from fast.layers import Convolution, channels_last  # noqa: E402
+from fast.synthesis import FastSynthesis, TorchKernels  # noqa: E402
 
 CASES = {  # up, channels in and out, tiles forward and back, and pictures
     "same": (False, 16, 16, None, None, (2, 5, 24)),
@@ -173,6 +169,7 @@ def loaded(fault: str, precision: str) -> list:
 
 
 torch.manual_seed(0)
+cuda_few_pixels.FEW_IN_FLOAT32 = cuda_few_pixels.FEW
 launched: list = []
 launch_of_cuda, cuda._launch = cuda._launch, watched
 said: list[str] = []

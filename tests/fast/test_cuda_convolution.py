@@ -16,7 +16,7 @@ from fake_device import UNAVAILABLE, fake_device, search_on
 from fast import cuda, cuda_convolution, cuda_few_pixels
 from fast.cuda_convolution import pack, serves
 from fast.kernel_check import CONVOLUTIONS
-from fast.synthesis import Convolution, channels_last
+from fast.layers import Convolution, channels_last
 from search_settings import Settings
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def interpreted() -> dict:
 
 def test_they_compute_what_pytorch_does(interpreted):
     assert interpreted["wrong"] == [None, None]
-    for kind, in_32, in_16 in (("differences", 10, 11), ("few pixels", 4, 4)):
+    for kind, in_32, in_16 in (("differences", 9, 10), ("few pixels", 4, 4)):
         in_float32, in_bfloat16 = (interpreted[kind][str(each)] for each in DTYPES)
         assert len(in_float32) == in_32 and len(in_bfloat16) == in_16
         assert all(each < 1e-5 for pair in in_float32.values() for each in pair)
@@ -46,7 +46,7 @@ def test_they_compute_what_pytorch_does(interpreted):
 def test_pictures_and_gradients_of_a_network_are_those_of_pytorch(interpreted):
     assert interpreted["network"]["float32"][2] == 0  # all are cuDNN's
     triton, _, served = interpreted["network"]["tf32"]
-    assert triton < 2e-3 and served == 3
+    assert triton < 2e-3 and served == 2  # not that of 32 channels on either side
     triton, pytorch, served = interpreted["network"]["bfloat16"]
     assert triton < 1.5 * pytorch and served == 3
 
@@ -150,7 +150,7 @@ def test_they_use_tensor_cores_and_read_and_write_16_bytes_at_once(
                 assert "0 bytes spill stores, 0 bytes spill loads" in said
                 assert "serialized" not in said
             tried += 1
-    assert tried == (7 if dtype == torch.bfloat16 else 4)
+    assert tried == (4 if dtype == torch.bfloat16 else 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -170,7 +170,7 @@ def test_shares_use_tensor_cores_and_read_ahead(kind, dtype, tmp_path, monkeypat
 
 def test_many_pixels_are_left_to_cudnn_and_few_are_split():
     kernel = torch.empty(512, 512, 3, 3)
-    for side, many in ((4, 24), (8, 24), (16, 8), (32, 2), (64, 1)):
+    for side, many in ((4, 12), (8, 12), (16, 8), (32, 1)):
         assert cuda_few_pixels.shares_of(torch.empty(1, 512, side, side), kernel, 0) == many
     assert cuda_few_pixels.shares_of(torch.empty(16, 512, 16, 16), kernel, 0) == 1
 

@@ -14,9 +14,9 @@ from cli.errors import UserError
 from fast.cuda_graph import WARM_UP
 from fast.device import before_ampere, choose_device
 from fast.kernel_check import first_wrong, first_wrong_convolution
+from fast.layers import channels_last
 from fast.memory import free_memory
 from fast.precision import convolutions_in, dtype_of
-from fast.synthesis import channels_last
 from PULSE import PULSE, Search
 from runner.jobs import Job
 from runner.options import RunOptions
@@ -173,7 +173,7 @@ def test_the_kernels_compute_what_pytorch_does(precision):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_convolutions_of_few_channels_are_pytorchs(precision):
     from fast import cuda
-    from fast.synthesis import Convolution
+    from fast.layers import Convolution
 
     if before_ampere(choose_device("cuda")):
         pytest.skip(f"this GPU has no {precision}")
