@@ -49,6 +49,11 @@ def totals(search: Search) -> torch.Tensor:
     return torch.stack([search.step()["total"] for _ in range(search.settings.steps)]).cpu()
 
 
+def said(caplog) -> list[str]:
+    """By this project: torch.compile logs its own doings."""
+    return [record.getMessage() for record in caplog.records if record.name == "pulse"]
+
+
 def require_recorded(model: PULSE, messages: list[str], formulation: str = "eager") -> None:
     """The fast path was taken, and nothing was refused on it."""
     recorder = model._forms.recorder(100)
@@ -69,7 +74,7 @@ def test_replayed_steps_are_those_that_are_called(cuda_model, caplog, opt_name, 
         search = model(lr_pictures(3), seed=[0, 1, 2], settings=settings)
         rows.append(totals(search))
         results = search.results
-    require_recorded(model, caplog.messages)
+    require_recorded(model, said(caplog))
     assert torch.allclose(*rows, rtol=1e-3 if precision == "float32" else 2e-2)
     assert [result.best_step for result in results] == rows[1].argmin(dim=0).tolist()
 
@@ -84,13 +89,13 @@ def test_the_next_search_of_the_same_shapes_takes_the_recording_over(cuda_model,
         assert torch.allclose(totals(search), expected, rtol=1e-3)
         graphs.append(model._forms.recorder(15).kept.graph)
         found.append((search, search.results, search.pictures[0]))
-        require_recorded(model, caplog.messages)
+        require_recorded(model, said(caplog))
     assert graphs[0] is graphs[1] is graphs[2]
     for search, results, HR in found:  # no later search has touched them
         assert search.results == results and torch.equal(search.pictures[0], HR)
     totals(model(lr_pictures(1), seed=0, settings=settings))
     assert model._forms.recorder(15).kept.graph is not graphs[0]
-    require_recorded(model, caplog.messages)
+    require_recorded(model, said(caplog))
 
 
 def test_a_replayed_search_waits_for_nothing(cuda_model, caplog):
@@ -106,7 +111,7 @@ def test_a_replayed_search_waits_for_nothing(cuda_model, caplog):
         torch.cuda.set_sync_debug_mode("default")
     totals_left = [search.step() for _ in range(30 - WARM_UP - 21)]
     assert totals_left[-1]["total"].isfinite().all()
-    require_recorded(model, caplog.messages)
+    require_recorded(model, said(caplog))
 
 
 def test_warm_steps_that_are_called_wait_for_nothing_either(cuda_model):
@@ -137,7 +142,7 @@ def test_other_threads_may_use_the_device_while_a_step_is_recorded(cuda_model, c
             model.free_memory()  # and with it the recording
             found = totals(model(lr_pictures(2), seed=seed, settings=Settings(steps=12)))
             assert found.isfinite().all()
-            require_recorded(model, caplog.messages)
+            require_recorded(model, said(caplog))
     finally:
         stop.set()
         thread.join()
@@ -157,10 +162,10 @@ def test_a_step_that_cannot_be_recorded_is_called_instead(cuda_model, caplog):
 
     search.synthesize = waiting
     assert totals(search).isfinite().all() and search.results[0].best_step > 0
-    assert len(caplog.messages) == 1 and "not replayed" in caplog.messages[0]
+    assert len(said(caplog)) == 1 and "not replayed" in said(caplog)[0]
     assert torch.cuda.current_stream() == stream
     assert totals(model(lr_pictures(1), seed=0, settings=Settings(steps=12))).isfinite().all()
-    assert len(caplog.messages) == 1
+    assert len(said(caplog)) == 1
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -173,6 +178,7 @@ def test_the_kernels_compute_what_pytorch_does(precision):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_convolutions_of_few_channels_are_pytorchs(precision):
     from fast import cuda
+    from fast.cuda_convolution import serves
     from fast.layers import Convolution
 
     if before_ampere(choose_device("cuda")):
@@ -183,6 +189,8 @@ def test_convolutions_of_few_channels_are_pytorchs(precision):
         *((16, 16, False, 1024), (32, 16, True, 512)),
         *((32, 32, False, 512), (32, 32, True, 256)),
     ):
+        if not serves(fan_in, fan_out, dtype):
+            continue
         shape = (fan_in, fan_out, 4, 4) if up else (fan_out, fan_in, 3, 3)
         given = Convolution(torch.randn(*shape, device="cuda", dtype=dtype), up)
         found = cuda.TritonKernels().convolution(given, precision)
@@ -209,7 +217,7 @@ def test_compiled_searches_end_as_eager_ones(cuda_model, caplog, tiny):
         ends.append(HR)
         assert model.formulation == name
     assert torch.allclose(*ends, atol=2e-2)
-    require_recorded(model, caplog.messages, "compiled")
+    require_recorded(model, said(caplog), "compiled")
     # a last, smaller batch
     for HR, _ in model(lr_pictures(2, side=4)[:1], seed=0, steps=15, learning_rate=0.01):
         pass
@@ -228,7 +236,7 @@ def test_searches_on_later_networks_end_as_plain_ones(tmp_path, caplog, family, 
     recorder = model._forms.recorder(100)
     assert recorder.kept is not None and not recorder.refused
     if family == "stylegan2" and compile == "on":
-        require_recorded(model, caplog.messages, "compiled")
+        require_recorded(model, said(caplog), "compiled")
 
 
 def test_precision_is_the_searchs_own(cuda_model, caplog):
@@ -246,7 +254,7 @@ def test_precision_is_the_searchs_own(cuda_model, caplog):
             if name in pictures:
                 assert torch.allclose(pictures[name], HR, atol=1e-4)
             pictures[name] = HR
-            require_recorded(model, caplog.messages)
+            require_recorded(model, said(caplog))
     assert (pictures["float32"] - pictures["tf32"]).abs().max() > 1e-6
     assert (pictures["float32"] - pictures["bfloat16"]).abs().max() > 1e-4
     after = cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
@@ -287,7 +295,7 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path, caplog):
         torch.cuda.set_per_process_memory_fraction(1.0, model.device)
     assert not too_large and halves and halves[0] == 32
     assert all(each.best.HR.isfinite().all() for each in batch)
-    assert not caplog.messages
+    assert not said(caplog)
     del batch
     model.free_memory()
     free_memory(model.device)
