@@ -19,7 +19,7 @@ from forms import picture_and_gradients, relative  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction, interpreter_builder  # noqa: E402
 
 from fast import cuda, cuda_backward, cuda_kernels, cuda_step  # noqa: E402
-from fast.kernel_check import first_wrong, first_wrong_of_step  # noqa: E402
+from fast.kernel_check import first_wrong  # noqa: E402
 from fast.layers import Styles, channels_last  # noqa: E402
 from fast.search_step import TorchStep  # noqa: E402
 from fast.synthesis import FastSynthesis, TorchKernels  # noqa: E402
@@ -197,50 +197,6 @@ def searched() -> float:
     return max(relative(*pair) for pair in pairs)
 
 
-FAULTS = "leaky_grad", "style_grad", "styles", "styles_grad"
-FAULTS += "downscale", "to_sphere", "geocross", "keep_best"
-
-
-def planted(fault: str) -> str | None:
-    """What the check at loading names, of kernels with a fault."""
-
-    class Faulty(cuda.TritonKernels):
-        def leaky_grad(self, g, x, mean, a, q, p, blur):
-            return super().leaky_grad(g, x, mean, a, q, p, blur and fault != "leaky_grad")
-
-        def style_grad(self, g, x, mean, a, rstd, out=None):
-            grad, p, q = super().style_grad(g, x, mean, a, rstd, out)
-            return (grad, q, p) if fault == "style_grad" else (grad, p, q)
-
-        def styles(self, w, affine):
-            return super().styles(w.flip(1) if fault == "styles" else w, affine)
-
-        def styles_grad(self, whole, grads, affine):
-            if fault == "styles_grad":  # as if all layers were as large as the first
-                affine = affine._replace(first=affine.first * 0 + affine.first[1])
-            return super().styles_grad(whole, grads, affine)
-
-    class FaultyStep(cuda_step.StepKernels):
-        def downscale(self, factor):
-            down = super().downscale(factor)
-            return lambda x: down(x.flip(3))
-
-        def to_sphere(self, x, radius):
-            super().to_sphere(x, radius[:1].expand_as(radius).contiguous())
-
-        def geocross(self, w):
-            return super().geocross(w.detach() + 0.999 * (w - w.detach()))  # of its gradient
-
-        def keep_best(self, best, present, number, eps, more, final):
-            super().keep_best(best, present, number, eps, more, final + 1)
-
-    if fault not in vars(FaultyStep):
-        return first_wrong(Faulty(), torch.float32)
-    kernels = cuda.TritonKernels()
-    setattr(kernels.step, fault, getattr(FaultyStep(cuda._launch), fault))
-    return first_wrong_of_step(kernels.step)
-
-
 def call(function, *args, **kwargs):
     """A function of ours, from a kernel. The launch has patched triton.language; the interpreter
     would look again for what is to be patched, a third of its time, and find nothing.
@@ -255,8 +211,7 @@ call_of_triton, InterpretedFunction.__call__ = InterpretedFunction.__call__, cal
 # As on a GPU: integers are not looked at for overflow, a fifth of the time.
 interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 found = {  # with the tiles that a GPU has
-    "wrong": [planted(""), first_wrong(cuda.TritonKernels(), torch.bfloat16)],
-    "planted": [planted(each) for each in FAULTS],
+    "wrong": [first_wrong(cuda.TritonKernels(), each) for each in (torch.float32, torch.bfloat16)],
     "interpreted": [type(each).__name__ for each in (cuda_kernels.affine, cuda_backward.sums)],
 }
 cuda.TILE, cuda.SMALL_TILE, cuda.SMALL_ROWS = 256, 128, 3

@@ -39,12 +39,6 @@ def test_pictures_and_gradients_are_those_of_pytorchs_operations(interpreted):
     assert interpreted["bfloat16"] < interpreted["eager bfloat16"]
 
 
-def test_kernels_with_a_fault_are_refused_by_name(interpreted):
-    of_network = ["leaky_grad", "style_grad", "styles", "styles_grad"]
-    of_step = ["downscale", "to_sphere", "geocross", "keep_best"]
-    assert interpreted["planted"] == of_network + of_step
-
-
 def test_what_the_search_computes_beside_the_network_is_pytorchs(interpreted):
     assert interpreted["geocross"] < 2e-6 and interpreted["downscaling"] < 2e-6
     assert interpreted["best"] is True
