@@ -44,9 +44,8 @@ def test_compiled_kernels_compute_what_pytorch_does(kernels, launch, dtype):
 
 
 def test_compiled_kernels_of_several_programs_and_odd_sizes(kernels, monkeypatch):
-    monkeypatch.setattr(cuda, "MOST_PROGRAMS", 10)
-    monkeypatch.setattr(cuda, "TILE", 256)
-    monkeypatch.setattr(cuda, "FEWEST_ROWS", 3)
+    for name, value in (("TILE", 256), ("SMALL_TILE", 128), ("SMALL_ROWS", 3)):
+        monkeypatch.setattr(cuda, name, value)
     torch.manual_seed(0)
     assert kernel_cases.many_tiles() < 1e-5
     assert kernel_cases.long_styles() < 1e-5
