@@ -99,13 +99,15 @@ def arithmetic(parts: tuple[str, ...]) -> tuple[tuple[str, ...], Function]:
 
 
 def _multiplied(modifiers: list[str], kind: str, add: bool) -> tuple[tuple[str, ...], Function]:
-    """mul and mad of integers: the lower half of a product, or all of it."""
+    """mul and mad of integers: the lower or, of mul, the upper half of a product, or all of it."""
     (part,) = modifiers
-    wide = {"lo": kind, "wide": f"{kind[0]}{2 * int(kind[1:])}"}[part]
+    bits, double = int(kind[1:]), f"{kind[0]}{2 * int(kind[1:])}"
+    wide = {"lo": kind, "wide": double}[part] if add or part != "hi" else double
     dtype = {"s": DTYPES, "u": DTYPES}[kind[0]][wide]
 
     def function(a, b, c=0):
-        return a.astype(dtype) * b.astype(dtype) + c
+        product = a.astype(dtype) * b.astype(dtype) + c
+        return (product >> bits).astype(DTYPES[kind]) if part == "hi" else product
 
     return (kind, kind, wide)[: 2 + add], function
 

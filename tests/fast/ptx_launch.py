@@ -1,5 +1,5 @@
 """Triton kernels without a GPU: compiled as Triton would for a launch with these arguments on a GPU
-of CAPABILITY, and run by ptx_machine.py.
+of some capability, and run by ptx_machine.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
 
-CAPABILITY = 90
 WARP = 32  # threads
 OPTIONS = "num_warps", "num_stages"
 TYPES = {
@@ -32,7 +31,8 @@ class Launch:
     launched: how often, by the name of a kernel; variants: what has been compiled, and its PTX.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capability: int = 90) -> None:
+        self.target = GPUTarget("cuda", capability, WARP)
         self.variants: dict[tuple, tuple[CompiledKernel, Code]] = {}
         self.launched: Counter[str] = Counter()
 
@@ -63,7 +63,7 @@ class Launch:
         key = kernel, *map(str, (types, constants, attributes, options))
         if key not in self.variants:
             source = ASTSource(kernel, types, constexprs=constants, attrs=attributes)
-            made = compile(source, target=GPUTarget("cuda", CAPABILITY, WARP), options=options)
+            made = compile(source, target=self.target, options=options)
             self.variants[key] = made, parse(made.asm["ptx"])
         return self.variants[key]
 

@@ -7,8 +7,9 @@ strict, so that what it computes can be believed: it stops with a PTXError at an
 form of one that it does not have, where threads of one program go different ways, and at an access
 outside the tensors or at an address that is no multiple of its size.
 
-It has what Triton writes for kernels without tensor cores (numbers: ptx_arithmetic.py). It does not
-see races, since all threads go in step.
+It has what Triton writes for kernels without tensor cores (of numbers: ptx_arithmetic.py), and for
+tensor cores of capability 8.0 (ptx_tensor_cores.py). It does not see races, since all threads go in
+step.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ptx_arithmetic import DTYPES, UNSIGNED, arithmetic
 from ptx_code import Address, Code, Instruction, Operand, PTXError
+from ptx_tensor_cores import WARP, Copy, copy, load_matrices, multiply, some, store_matrices
 
-WARP = 32  # threads
 MOST_THREADS = 16384  # side by side: more would be no faster
 GAP = 256  # bytes at least between two tensors, a power of two
 
@@ -89,7 +90,7 @@ def _shared_memory(programs: int, size: int) -> Memory:
     whole = (size // GAP + 1) * GAP
     memory = Memory(programs * whole)
     memory.bytes[:] = 0xFF  # not a number, until something is stored
-    memory.open[:] = np.arange(programs * whole) % whole < size
+    memory.open.reshape(programs, whole)[:, :size] = True
     return memory
 
 
@@ -126,6 +127,8 @@ class Programs:
         self.active: np.ndarray | None = None
         self.threads = np.arange(len(registers["%tid.x"]))
         self.size_of_shared = len(shared.bytes) * code.threads // len(self.threads)
+        self.copies: list[Copy] = []  # under way, not yet of a group
+        self.groups: list[list[Copy]] = []
 
     def run(self) -> list[Programs]:
         """To the end; or to where some programs go one way and some another: then both groups."""
@@ -165,7 +168,10 @@ class Programs:
         shared.bytes = self.shared.bytes.reshape(len(chosen), -1)[chosen].reshape(-1)
         shared.open = self.shared.open.reshape(len(chosen), -1)[chosen].reshape(-1)
         registers = {name: each[threads] for name, each in self.registers.items()}
-        return Programs(self.code, self.parameters, self.memory, shared, registers, position)
+        group = Programs(self.code, self.parameters, self.memory, shared, registers, position)
+        group.copies = some(self.copies, threads)
+        group.groups = [some(each, threads) for each in self.groups]
+        return group
 
     def _guard(self, instruction: Instruction) -> np.ndarray:
         if not instruction.guard:
@@ -237,7 +243,11 @@ class Programs:
             return self.memory, at
         if len(at) and (at.min() < 0 or at.max() >= self.size_of_shared):
             raise PTXError("an access outside the program's shared memory")
-        return self.shared, at + threads // self.code.threads * self.size_of_shared
+        return self.shared, at + self.first_shared(threads)
+
+    def first_shared(self, threads: np.ndarray) -> np.ndarray:
+        """Where the shared memory of each one's program begins."""
+        return threads // self.code.threads * self.size_of_shared
 
     # Instructions: the parts of the name, then the operands.
 
@@ -298,32 +308,6 @@ class Programs:
         values = self.every(self.value(source, "b32"))
         self.write(to, values[self.threads - own + other])
 
-    def load_matrices(self, parts: tuple[str, ...], to: tuple[str, ...], address: Address) -> None:
-        """ldmatrix: 8×8 numbers of 16 bits. Where row r of matrix i is, thread 8·i + r of a warp
-        says; thread t gets the two neighbours t % 4 of row t // 4, as one number of 32 bits.
-        """
-        for name, at in zip(to, self._matrices(parts, len(to), address), strict=True):
-            self.write(name, self.shared.load(at, 4, 1)[0])
-
-    def store_matrices(
-        self, parts: tuple[str, ...], address: Address, source: tuple[str, ...]
-    ) -> None:
-        """stmatrix."""
-        for name, at in zip(source, self._matrices(parts, len(source), address), strict=True):
-            self.shared.store(at, 4, [self.every(self.value(name, "b32"))])
-
-    def _matrices(self, parts: tuple[str, ...], many: int, address: Address) -> list[np.ndarray]:
-        """Of each matrix the address that each thread reads or writes."""
-        form = ("sync", "aligned", "m8n8", f"x{many}", "shared", "b16")
-        if self.active is not None or parts[1:] != form:
-            raise PTXError("matrices that this machine does not have")
-        _, at = self.addresses("shared", address)
-        lane = self.threads % WARP
-        if (at % 16)[lane < 8 * many].any():
-            raise PTXError("a row whose address is no multiple of 16")
-        rows = self.threads - lane + lane // 4
-        return [at[rows + 8 * i] + lane % 4 * 4 for i in range(many)]
-
     def wait(self, parts: tuple[str, ...], *which: Operand) -> None:
         """bar: all threads are where the others are."""
         if self.active is not None:
@@ -333,12 +317,14 @@ class Programs:
 METHODS: dict[str, Callable[..., None]] = {
     "bar": Programs.wait,
     "barrier": Programs.wait,
+    "cp": copy,
     "ld": Programs.load,
-    "ldmatrix": Programs.load_matrices,
+    "ldmatrix": load_matrices,
+    "mma": multiply,
     "mov": Programs.move,
     "shfl": Programs.shuffle,
     "st": Programs.store,
-    "stmatrix": Programs.store_matrices,
+    "stmatrix": store_matrices,
 }
 
 

@@ -69,7 +69,7 @@ def two_before(x, out, rows, OWN: tl.constexpr, SIZE: tl.constexpr):
 
 @pytest.mark.parametrize("own", [True, False])
 def test_one_tensor_under_two_names_before_a_loop_is_run_as_compiled(launch, own):
-    """To find what a loop changes, Triton 3.6 to 3.8 go through its body once, and take `before`
+    """To find what a loop changes, Triton 3.6 and 3.8 go through its body once, and take `before`
     for unchanged where `latest`, which it becomes, was the same tensor. So they compile it as
     always 0, if the zeros are not its `own`, whereas the interpreter does what is written.
     """
@@ -221,6 +221,7 @@ def small(body: str) -> np.ndarray:
         ("mad.lo.s32 %r2, 1073741824, 4, -5", -5),
         ("mad.wide.s32 %rd3, -2147483648, 4, 1", 1 - 2**33),
         ("mul.wide.u32 %rd3, -2147483648, 4", 2**33),
+        ("mul.hi.s32 %r2, -2147483648, 4", -2),
         ("shl.b32 %r2, 1, 32", 0),
         ("shr.s32 %r2, -8, 40", -1),
         ("shr.u32 %r2, -8, 28", 15),
