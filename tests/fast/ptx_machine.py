@@ -342,7 +342,7 @@ def _constant(text: str, dtype: np.dtype) -> np.ndarray:
         return np.array(0, dtype)
     if text.startswith("0f"):
         return np.array(int(text[2:], 16), np.uint32).view(dtype)
-    number = int(text, 0)
+    number = int(text.removesuffix("U"), 0)
     if dtype == np.bool_:
         return np.array(number != 0)
     bits = 8 * dtype.itemsize
