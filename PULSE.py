@@ -89,8 +89,8 @@ class Search:
         on_cuda = device.type == "cuda"
         ref_im = ref_im.to(device, copy=True)  # a recorded step's, into which later ones are copied
         self.kernels = kernels = getattr(synthesize, "step_kernels", None) or TorchStep()
-        weights = settings.loss_str, settings.eps, settings.geocross_within
-        self.loss = LossBuilder(ref_im, *weights, kernels.geocross, kernels.downscale)
+        given = settings.loss_str, settings.eps, settings.geocross_within
+        self.loss = LossBuilder(ref_im, *given, kernels.geocross, kernels.downscale)
 
         starts = [starting_point(generator, settings, seed) for seed in seeds]
         v = torch.cat([v for v, _ in starts]).to(device)
@@ -125,9 +125,9 @@ class Search:
             kind = SECOND_ORDER[optimiser.name]
             self.optimiser = kind(variables, self.rate, precondition, **options)
         else:
+            kind = getattr(torch.optim, optimiser.name)
             self.optimiser = SphericalOptimizer(
-                *(getattr(torch.optim, optimiser.name), variables),
-                **{"lr": self.rate, "to_sphere": kernels.to_sphere, **options},
+                kind, variables, lr=self.rate, to_sphere=kernels.to_sphere, **options
             )
 
         B, S, h = len(seeds), generator.resolution, ref_im.shape[-1]

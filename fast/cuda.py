@@ -15,6 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
+from cli.errors import is_mistake
 from fast import cuda_backward, cuda_convolution, cuda_few_pixels, cuda_kernels, cuda_step
 from fast.cuda_convolution import Packed, Tile, pack, rounded_to_tf32
 from fast.device import first_line
@@ -23,11 +24,12 @@ from fast.layers import Convolution, channels_last
 from fast.precision import dtype_of
 from fast.synthesis import PictureGrad, TorchKernels
 
-# Measured on an H200 (docs/performance.md); results depend on the rows of a program only.
+# Measured on an H200 (docs/performance.md). The last bits of results depend on them, never on the
+# number of pictures.
 TILE = 1024  # numbers that a program has in registers, of each thing: 8 for each of 128 threads
-SMALL_TILE = 512  # the same where it has many things
-ROWS, SMALL_ROWS = 8, 4  # of a program, from SMALL pixels on and below; a blur reads two more
-SMALL = 128
+TILE_OF_GRADIENTS = 512  # the same where it has many things
+LARGE = 128  # pixels of a side
+ROWS_OF_LARGE, ROWS = 8, 4  # of a program, for a large picture and others; a blur reads two more
 
 log = logging.getLogger("pulse")
 
@@ -115,6 +117,9 @@ class TritonKernels(TorchKernels):
         if not self.convolves or precision == "float32":
             return convolution
         kernel = convolution.kernel
+        fan_in, fan_out = kernel.shape[:2] if convolution.up else kernel.shape[1::-1]
+        if fan_out > fan_in:  # which no StyleGAN has, and the check at loading does not try
+            return convolution
         forth_and_back = (kernel.shape[:2], kernel.shape[1::-1])
         if all(cuda_convolution.serves(*each, kernel.dtype) for each in forth_and_back):
             return TritonConvolution(convolution)
@@ -186,7 +191,7 @@ class TritonKernels(TorchKernels):
         return PictureGrad(grad.contiguous(), weight)
 
     def style_grad(self, g, x, mean, a, rstd, out=None):
-        (B, C, rows, width), (grid, strip, tile) = x.shape, _strips(x, SMALL_TILE)
+        (B, C, rows, width), (grid, strip, tile) = x.shape, _strips(x, TILE_OF_GRADIENTS)
         sums, (p, q) = _empty(mean, 2 * B, grid[0], C), _empty(mean, 2, B, C)
         grad_style = _empty(mean, B, 2 * C) if out is None else out
         given, kind = _parts(g)
@@ -201,12 +206,12 @@ class TritonKernels(TorchKernels):
         given, kind = _parts(g)
         if blur and not x.blur:
             raise ValueError("only the gradient of an activation that is blurred is blurred")
-        large = x.shape[2] >= SMALL and x.y.dtype == torch.bfloat16  # then quicker one by one
-        if blur and large:
+        one_by_one = x.shape[2] >= LARGE and x.y.dtype == torch.bfloat16  # then quicker
+        if blur and one_by_one:
             return self.blur(self.leaky_grad(g, x, mean, a, q, p, False))
         in_place = not blur and not kind["OF_PICTURE"]
         out = given[0] if in_place else torch.empty_like(x.y)
-        grid, strip, tile = _strips(x, SMALL_TILE)
+        grid, strip, tile = _strips(x, TILE_OF_GRADIENTS)
         arguments = (*given, *x.arguments, out, mean, a, q, p, *_sizes(x), strip)
         if blur:
             kind["NOISE"] = x.noise is not None
@@ -273,7 +278,7 @@ def _strips(
     B, C, rows, width = x.shape
     channels = _channels(C)
     pixels = min(_power_of_two(width), (tile or TILE) // channels)
-    strip = ROWS if rows >= SMALL else SMALL_ROWS
+    strip = ROWS_OF_LARGE if rows >= LARGE else ROWS
     programs = triton.cdiv(width, pixels) * triton.cdiv(rows, strip)
     grid = (programs, triton.cdiv(C, channels), B)
     return grid, strip, {"PIXELS": pixels, "CHANNELS": channels}
@@ -310,18 +315,22 @@ def _launch(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:
 def load(device: torch.device, precision: str) -> tuple[TritonKernels | None, str]:
     """The kernels, after each has computed a small picture in `precision` on `device` and PyTorch
     has agreed; or None and why. Triton keeps what it compiles in its own cache, ~/.triton: the
-    first time takes some seconds.
+    first time takes a quarter of a minute.
     """
     kernels = TritonKernels()
     try:
         if (name := first_wrong(kernels, dtype_of(precision), device)) is not None:
             return None, f"{name} of Triton's kernels computes something else on this GPU"
     except Exception as error:  # no compiler, a GPU too old for it, a Triton too old for these
+        if is_mistake(error):
+            raise
         return None, f"Triton failed: {first_line(error)}"
     try:
         name = first_wrong_convolution(kernels, precision, device)
         reason = f"{name} of Triton's computes something else on this GPU" if name else ""
     except Exception as error:  # also a GPU with less shared memory
+        if is_mistake(error):
+            raise
         reason = f"Triton failed: {first_line(error)}"
     if reason:
         log.warning(f"cuDNN does all convolutions ({reason}): slower, and otherwise the same")

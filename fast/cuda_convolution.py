@@ -33,7 +33,7 @@ MOST_BYTES = 192  # of that many numbers
 MOST_WEIGHTS = 64 * 1024  # bytes, of a program, which keeps them in shared memory
 MOST_SHARED = 98 * 1024  # bytes, with its windows: GPUs have 99 KiB for a program,
 LARGE_SHARED = 132 * 1024  # those of data centres more
-PROGRAMS = 264  # wanted, of all pictures: two for each multiprocessor of a large GPU
+PROGRAMS = 264  # wanted, of all pictures: on an H200, of 132 multiprocessors, quicker than more
 FEWEST_ROWS = 4  # of a program, of the steps that it goes down: two more are read
 
 

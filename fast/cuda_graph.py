@@ -105,8 +105,8 @@ class Recorder:
         """Record a step without running it; None where memory is too little for a recording.
         random: the generators that it draws from, beside PyTorch's own.
 
-        It is asked for before: PyTorch does not get back what a recording had allocated that ran
-        out of memory.
+        It is asked for before: older PyTorch does not get back what a recording had allocated that
+        ran out of memory.
         """
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
@@ -120,13 +120,12 @@ class Recorder:
                 # Other threads may go on using the device: they read and write results.
                 graph.capture_begin(pool, capture_error_mode="thread_local")
                 try:
-                    outputs = step()
-                except BaseException:
-                    with contextlib.suppress(Exception):  # which would say less than the first
-                        graph.capture_end()
-                    self._leave(pool)
-                    raise
-                try:
+                    try:
+                        outputs = step()
+                    except BaseException:
+                        with contextlib.suppress(Exception):  # which would say less than the first
+                            graph.capture_end()
+                        raise
                     graph.capture_end()
                 except BaseException:
                     self._leave(pool)

@@ -6,8 +6,8 @@ All pictures are channels last: (B, rows, width, C) in memory. The activation x 
 result, which takes no more reading than x would, and no writing.
 
 A program has PIXELS columns and CHANNELS channels of `strip` rows of one picture. It goes down two
-rows at a time, both read before either is written, in float32 whatever the pictures are stored in,
-and of a blur it keeps the two rows above.
+rows at a time, both read before either is written, or where the gradient is blurred one, in float32
+whatever the pictures are stored in, and of a blur it keeps the two rows above.
 Sums over the pixels are first those of each program, then added up by a second, small kernel:
 nothing is added in an order that is left to chance.
 

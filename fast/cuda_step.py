@@ -1,6 +1,7 @@
-"""What a step of the search computes in small, on a GPU: the styles of all layers, GEOCROSS, the
-best so far, the spheres. A few Triton kernels in place of many of PyTorch's, which take less time
-than their launches. All in float32; nothing is added in an order that is left to chance.
+"""What a step of the search computes in small, on a GPU: the styles of all layers, downscaling,
+GEOCROSS, the best so far, the spheres. A few Triton kernels in place of many of PyTorch's, which
+take less time than their launches. All in float32; nothing is added in an order that is left to
+chance.
 
 Each is compiled in as few variants as can be, since that takes about a second of the first search:
 sizes of tiles are the same for nearly all shapes.

@@ -108,10 +108,10 @@ def _answers_of_step(
     }
 
 
-# (in, out, whether it is `up`): those that FFHQ's layout has with at most 64 channels, and some of
-# more channels, for few pixels
-CONVOLUTIONS = [(16, 16, False), (32, 16, True), (32, 32, False), (64, 32, True), (64, 64, False)]
-CONVOLUTIONS += [(64, 128, False), (128, 64, True)]
+# (in, out, whether it is `up`): those of few channels that a network may have, and some of many,
+# whose few pixels are split into shares of several products each, as FFHQ's are
+CONVOLUTIONS = [(16, 16, False), (16, 16, True), (32, 16, True), (32, 32, False), (32, 32, True)]
+CONVOLUTIONS += [(256, 256, False), (256, 256, True)]
 
 
 def first_wrong_convolution(
@@ -157,9 +157,9 @@ def _answers(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random).to(device)
 
-    y, g = (channels_last(normal(1, channels, 8, 8)).to(like).to(dtype) for _ in range(2))
+    y, g = (channels_last(normal(1, channels, 16, 16)).to(like).to(dtype) for _ in range(2))
     mean, a, b, c = normal(4, 1, channels)
-    noise, grad = normal(1, 1, 8, 8), normal(1, 3, 8, 8)
+    noise, grad = normal(1, 1, 16, 16), normal(1, 3, 16, 16)
     weight, bias = normal(3, channels), normal(3)
     style, rstd = normal(1, 2 * channels), normal(1, channels).square()
     x, *of_style = kernels.styled(y.clone(), a[0], b[0], noise, blur, style)

@@ -106,7 +106,7 @@ class Kernels(Protocol):
 
     def picture_grad(self, grad: Tensor, weight: Tensor, dtype: torch.dtype):
         """Of the gradient (B, 3, r, r) for `picture`, that for the affine map within: a g for
-        `sums` and `leaky_grad` of the same kernels, in whatever form they take it.
+        `style_grad` and `leaky_grad` of the same kernels, in whatever form they take it.
         """
 
     def style_grad(

@@ -97,7 +97,7 @@ def of_a_step(form: str, precision: str, resolution: int, batch: int = 1) -> Cou
 def main() -> None:
     print("a step at 1024 pixels   kernels     GB")
     for form in FORMS:
-        for precision in ("float32", "bfloat16"):
+        for precision in ("float32", "tf32", "bfloat16"):
             count = of_a_step(form, precision, 1024)
             print(f"{form:10} {precision:10} {count.launches:9} {count.bytes / 1e9:6.2f}")
 

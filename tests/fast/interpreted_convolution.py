@@ -49,6 +49,7 @@ CASES = {  # up, channels in and out, tiles forward and back, and pictures
 FEW_PIXELS = {
     "same": (False, 64, 128, (1, 4, 4)),
     "several blocks": (False, 128, 64, (2, 6, 9)),
+    "several products of a share": (False, 128, 512, (1, 4, 4)),
     "up": (True, 128, 64, (2, 3, 5)),
     "up, several blocks": (True, 64, 128, (3, 4, 8)),
 }
@@ -101,7 +102,7 @@ def few_pixels(dtype: torch.dtype) -> dict[str, list[float]]:
     for name, (up, fan_in, fan_out, (B, rows, width)) in FEW_PIXELS.items():
         shape = (fan_in, fan_out, 4, 4) if up else (fan_out, fan_in, 3, 3)
         kernel = torch.randn(*shape).bfloat16()
-        ours = cuda.TritonKernels().convolution(Convolution(kernel.to(dtype), up), "tf32")
+        ours = cuda.FewPixels(Convolution(kernel.to(dtype), up))
         launched.clear()
         exact = Convolution(kernel.double(), up)
         found[name] = both_ways(ours, exact, dtype, (B, fan_in, rows, width))
@@ -181,8 +182,8 @@ found = {
     "network": {each: of_a_network(each) for each in ("float32", "tf32", "bfloat16")},
     "interpreted": type(cuda_convolution.convolution).__name__,
 }
-cuda.first_wrong = lambda *given: None  # of what is no convolution: interpreted.py asks
-kernel_check.CONVOLUTIONS = kernel_check.CONVOLUTIONS[:2]
+cuda.first_wrong = lambda *given: None  # of what is no convolution: test_ptx.py asks
+kernel_check.CONVOLUTIONS = [(16, 16, False), (32, 16, True)]
 right, cuda.TritonKernels = cuda.TritonKernels, Faulty
 found["loaded"] = {each: loaded(each, "tf32") for each in ("same", "up")}
 cuda.TritonKernels = right

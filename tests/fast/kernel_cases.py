@@ -1,5 +1,5 @@
 """Cases in which the Triton kernels of cuda.py must agree with PyTorch, beyond those of
-kernel_check.py: for Triton's interpreter (interpreted.py) and for what it compiles (test_ptx.py).
+kernel_check.py.
 """
 
 import itertools

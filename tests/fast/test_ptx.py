@@ -44,7 +44,7 @@ def test_compiled_kernels_compute_what_pytorch_does(kernels, launch, dtype):
 
 
 def test_compiled_kernels_of_several_programs_and_odd_sizes(kernels, monkeypatch):
-    for name, value in (("TILE", 256), ("SMALL_TILE", 128), ("SMALL_ROWS", 3)):
+    for name, value in (("TILE", 256), ("TILE_OF_GRADIENTS", 128), ("ROWS", 3)):
         monkeypatch.setattr(cuda, name, value)
     torch.manual_seed(0)
     assert kernel_cases.many_tiles() < 1e-5
