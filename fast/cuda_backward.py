@@ -128,32 +128,10 @@ def added(
 
 
 @triton.jit
-def _leaky_grad(
-    value,
-    g,
-    to_rgb,
-    noise,
-    add,
-    scale,
-    centre,
-    of_g,
-    of_x,
-    addend,
-    row,
-    column,
-    channel,
-    rows,
-    width,
-    C,
-    BLUR: tl.constexpr,
-    NOISE: tl.constexpr,
-    OF_PICTURE: tl.constexpr,
-):
-    """(a·g + q·(x − mean) + p)·LeakyReLU'(x) of a row, zeros beyond the edge; value: of _down."""
-    x = _leaky(value, add, scale, noise, row, column, rows, width, BLUR, NOISE)
-    grad = _gradient(g, to_rgb, row, column, channel, rows, width, C, OF_PICTURE)
+def _descended(x, grad, centre, of_g, of_x, addend, inside):
+    """(a·g + q·(x − mean) + p)·LeakyReLU'(x) of a row, zeros where it is not `inside`."""
     found = of_g * grad + (of_x * (x - centre) + addend)
-    slope = tl.where(_inside(row, column, rows, width), 1.0, 0.0)
+    slope = tl.where(inside, 1.0, 0.0)
     return found * tl.where(x > 0, slope, slope * SLOPE)
 
 
@@ -200,48 +178,14 @@ def leaky_grad(
         last = _across(y, row + 1 + BLUR, column, c, rows, width, C, BLUR)
         value, second = _down(above, here, below, BLUR), _down(here, below, last, BLUR)
         above, here = below, last
-        value = _leaky_grad(
-            value,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row,
-            column,
-            channel,
-            rows,
-            width,
-            C,
-            BLUR,
-            NOISE,
-            OF_PICTURE,
-        )
-        second = _leaky_grad(
-            second,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row + 1,
-            column,
-            channel,
-            rows,
-            width,
-            C,
-            BLUR,
-            NOISE,
-            OF_PICTURE,
-        )
+        x = _leaky(value, add, scale, noise, row, column, rows, width, BLUR, NOISE)
+        grad = _gradient(g, to_rgb, row, column, channel, rows, width, C, OF_PICTURE)
+        inside = _inside(row, column, rows, width)
+        value = _descended(x, grad, centre, of_g, of_x, addend, inside)
+        x = _leaky(second, add, scale, noise, row + 1, column, rows, width, BLUR, NOISE)
+        grad = _gradient(g, to_rgb, row + 1, column, channel, rows, width, C, OF_PICTURE)
+        inside = _inside(row + 1, column, rows, width)
+        second = _descended(x, grad, centre, of_g, of_x, addend, inside)
         at = row * (width * C) + (column * C + c)
         used = (column < width) & (c < C)
         tl.store(out + at, value.to(out.dtype.element_ty), mask=used)
@@ -311,93 +255,25 @@ def blurred_leaky_grad(
     for row in range(begin - 1, end + 1):
         below_0, below_1, below_2, below_3 = _four_across(y, row + 1, column, c, rows, width, C)
         value = _down(above_0, here_0, below_0, 1)
-        found_0 = _leaky_grad(
-            value,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row,
-            column - 1,
-            channel,
-            rows,
-            width,
-            C,
-            1,
-            NOISE,
-            OF_PICTURE,
-        )
+        x = _leaky(value, add, scale, noise, row, column - 1, rows, width, 1, NOISE)
+        grad = _gradient(g, to_rgb, row, column - 1, channel, rows, width, C, OF_PICTURE)
+        inside = _inside(row, column - 1, rows, width)
+        found_0 = _descended(x, grad, centre, of_g, of_x, addend, inside)
         value = _down(above_1, here_1, below_1, 1)
-        found_1 = _leaky_grad(
-            value,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row,
-            column,
-            channel,
-            rows,
-            width,
-            C,
-            1,
-            NOISE,
-            OF_PICTURE,
-        )
+        x = _leaky(value, add, scale, noise, row, column, rows, width, 1, NOISE)
+        grad = _gradient(g, to_rgb, row, column, channel, rows, width, C, OF_PICTURE)
+        inside = _inside(row, column, rows, width)
+        found_1 = _descended(x, grad, centre, of_g, of_x, addend, inside)
         value = _down(above_2, here_2, below_2, 1)
-        found_2 = _leaky_grad(
-            value,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row,
-            column + 1,
-            channel,
-            rows,
-            width,
-            C,
-            1,
-            NOISE,
-            OF_PICTURE,
-        )
+        x = _leaky(value, add, scale, noise, row, column + 1, rows, width, 1, NOISE)
+        grad = _gradient(g, to_rgb, row, column + 1, channel, rows, width, C, OF_PICTURE)
+        inside = _inside(row, column + 1, rows, width)
+        found_2 = _descended(x, grad, centre, of_g, of_x, addend, inside)
         value = _down(above_3, here_3, below_3, 1)
-        found_3 = _leaky_grad(
-            value,
-            g,
-            to_rgb,
-            noise,
-            add,
-            scale,
-            centre,
-            of_g,
-            of_x,
-            addend,
-            row,
-            column + 2,
-            channel,
-            rows,
-            width,
-            C,
-            1,
-            NOISE,
-            OF_PICTURE,
-        )
+        x = _leaky(value, add, scale, noise, row, column + 2, rows, width, 1, NOISE)
+        grad = _gradient(g, to_rgb, row, column + 2, channel, rows, width, C, OF_PICTURE)
+        inside = _inside(row, column + 2, rows, width)
+        found_3 = _descended(x, grad, centre, of_g, of_x, addend, inside)
         above_0, above_1, above_2, above_3 = here_0, here_1, here_2, here_3
         here_0, here_1, here_2, here_3 = below_0, below_1, below_2, below_3
         left, middle, right = found_0 + found_1, found_1 + found_2, found_2 + found_3
