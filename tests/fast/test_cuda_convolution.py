@@ -209,3 +209,17 @@ def test_those_that_do_not_run_are_left_to_cudnn_with_one_line(monkeypatch, capl
     assert not kernels.convolves and not reason
     assert len(caplog.messages) == 1
     assert "(Triton failed: out of resource: shared memory)" in caplog.messages[0]
+
+
+def test_kernels_that_compute_something_else_are_not_loaded(monkeypatch):
+    monkeypatch.setattr(cuda, "first_wrong", lambda *given: "blur")
+    kernels, reason = cuda.load(torch.device("cpu"), "bfloat16")
+    assert kernels is None and reason.startswith("blur of Triton's kernels computes something else")
+
+
+@pytest.mark.parametrize("check", ["first_wrong", "first_wrong_convolution"])
+def test_a_mistake_of_ours_is_no_fault_of_triton(monkeypatch, check):
+    monkeypatch.setattr(cuda, "first_wrong", lambda *given: None)
+    monkeypatch.setattr(cuda, check, lambda *given: cuda.no_such_name)
+    with pytest.raises(AttributeError):
+        cuda.load(torch.device("cpu"), "bfloat16")
