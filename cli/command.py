@@ -1,4 +1,4 @@
-"""What every command shares: how flags look, how signals and errors end it.
+"""What every command shares: how flags look, how errors and signals end it.
 
 A flag has one dash, as users of PULSE type it (`-input_dir`); the same name with two dashes works
 too. Imports nothing heavy, so that `-h` answers at once.
@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +20,7 @@ from typing import NoReturn
 from cli.errors import UserError, escaped
 from cli.guest import owns_process
 from cli.progress import Unprintable, tell
+from cli.signals import Stopped, stopping_on_signals
 
 # Exit statuses of every command.
 OK, SOME_REFUSED, UNUSABLE = 0, 1, 2
@@ -78,52 +78,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument -(\w+): ", r"-\1: ", message)
         self.exit(UNUSABLE, f"{self.prog}: error: {escaped(message)} (-h lists every flag)\n")
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM asked for an end."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
-
-
-@contextlib.contextmanager
-def stopping_on_signals() -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM raise Stopped where the program stands, and a second one ends it
-    at once: by os._exit in a process of its own, which stays so; else, a guest, by what the process
-    did before, which is restored.
-
-    Outside the main thread, where signals never arrive, nothing happens.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    found = {number: signal.getsignal(number) for number in numbers}
-
-    def let_go() -> None:
-        for number, handler in found.items():
-            if owns_process():  # nobody is left to catch what a handler raises
-                handler = end_at_once
-            if handler is not None:  # None: not Python's, and cannot be put back
-                signal.signal(number, handler)
-
-    def stop(number, frame):
-        let_go()
-        raise Stopped(number)
-
-    try:
-        for number in numbers:
-            signal.signal(number, stop)
-        yield
-    finally:
-        let_go()
-
-
-def end_at_once(number, frame) -> NoReturn:
-    """A signal's handler."""
-    os._exit(128 + number)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cli.errors import escaped
+from cli.signals import heed_signals
 
 
 class Unprintable(Exception):
@@ -77,6 +78,7 @@ class Progress:
 
         under_way: how much is done of the pictures that are not finished: of two half done 1.0.
         """
+        heed_signals()
         self.reached = max(self.reached, self.done + under_way)
         if self.since is None:  # only now: what came before, as loading, does not come again
             self.since = time.monotonic(), self.reached
@@ -122,6 +124,7 @@ class Progress:
 
     def advance_to(self, number: int) -> None:
         """So many pictures are finished in all."""
+        heed_signals()
         self.done = number
         self.reached = max(self.reached, number)
         if self.bar is not None:

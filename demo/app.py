@@ -28,9 +28,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.command import OK, Parser, Stopped, run_command  # noqa: E402
+from cli.command import OK, Parser, run_command  # noqa: E402
 from cli.errors import UserError  # noqa: E402
 from cli.progress import tell  # noqa: E402
+from cli.signals import Stopped  # noqa: E402
 
 ABOUT = {  # resolution, and what is said of it
     "demo": (

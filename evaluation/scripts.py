@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.command import OK, SOME_REFUSED
+from cli.signals import heed_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 30.0  # seconds that a process which was asked to end may take
@@ -76,6 +77,7 @@ def run_scripts(
         futures = waiting = [pool.submit(run, script) for script in scripts]
         try:
             while waiting:
+                heed_signals()
                 done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
                 while_running(list(running))
                 for future in done:

@@ -22,6 +22,7 @@ from threading import Thread
 
 from cli.errors import UserError, is_mistake
 from cli.progress import tell
+from cli.signals import heed_signals
 from safe_files import hold_lock
 
 LOCK = ".pulse.lock"  # in the folder that a run writes into
@@ -108,6 +109,7 @@ def wait_for(store, keys: list[str], deadline: float = math.inf) -> None:
     Raises: TimeoutError at `deadline`, on the monotonic clock.
     """
     while not store.check(keys):
+        heed_signals()
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.1)
@@ -197,6 +199,7 @@ def join() -> SingleProcess:
     Thread(target=rendezvous, daemon=True).start()
     say_at = time.monotonic() + 5
     while not found and time.monotonic() < deadline:
+        heed_signals()
         if time.monotonic() > say_at:
             limit = f"at most {JOIN_WITHIN / 60:g} minutes"
             tell(f"waiting at {address} for {others}, {limit}; Ctrl-C ends this", file=sys.stderr)

@@ -22,6 +22,7 @@ import torch
 
 from cli.errors import UserError
 from cli.progress import Progress
+from cli.signals import heed_signals
 from fast.choose import choose_threads
 from fast.device import choose_device
 from imaging.animation import KINDS, write_animation
@@ -265,6 +266,7 @@ class Run:
 
         def on_step(step: int, figures: Figures) -> None:
             nonlocal last
+            heed_signals()
             if time.monotonic() - last > 0.2 and not self.progress.quiet:
                 last = time.monotonic()
                 self.progress.live(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from fast.device import choose_device
 from generators.formats import Networks, read_stylegan1
 from generators.load import save_generator, weight_file
@@ -131,6 +132,7 @@ def fit(parameters: list[nn.Parameter], steps: int, loss: Callable[[], Tensor], 
         parameter.requires_grad_()
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
     for step in range(steps):
+        heed_signals()
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         value = loss()
         optimiser.zero_grad()

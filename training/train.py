@@ -27,6 +27,7 @@ from torch import Tensor
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from fast.device import choose_device
 from generators.formats import read_stylegan1
 from generators.load import weight_file
@@ -131,6 +132,7 @@ def train(training: Training, schedule: Schedule, folder: Path, data: str, score
         return {name: round(torch.stack(values).mean().item(), 5) for name, values in sums.items()}
 
     while (reached := schedule.reached(last - began, training.images - first)) < 1:
+        heed_signals()
         training.scale_rates(schedule.rate(reached))
         warm = training.images >= schedule.warmup_images
         for name, value in training.step(train_generator=warm).items():

@@ -1,15 +1,22 @@
 """Ctrl-C and SIGTERM end a run in one line, with nothing half written."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 from forked_runs import HANG, begun, leftovers, pictures, whole_results
+
+from cli.command import run_command
+from cli.progress import Progress
+from PULSE import Search
+from runner.distributed import wait_for
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -66,3 +73,76 @@ def test_a_second_signal_ends_at_once(number, status):
         process.send_signal(number)
     _, errors = process.communicate(timeout=HANG)
     assert process.returncode == status and "Traceback" not in errors
+
+
+def ask_for_an_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Finalizer:
+    def __del__(self):
+        ask_for_an_end()
+
+
+def in_a_finalizer() -> None:
+    """Where a signal strikes in one, Python says so on stderr, and goes on."""
+    finalizer = Finalizer()
+    del finalizer
+
+
+def in_a_bare_except() -> None:
+    with contextlib.suppress(BaseException):
+        ask_for_an_end()
+
+
+def as_something_else() -> None:
+    """In the middle of defining a class, for example."""
+    try:
+        ask_for_an_end()
+    except BaseException:
+        raise RuntimeError("Error calling __set_name__") from None
+
+
+def goes_on_with_a_folder() -> None:
+    progress = Progress(2)
+    progress.live("a.png")
+    pytest.fail("it went on")
+
+
+def waits_for_the_others() -> None:
+    answers = iter([False, True])
+    store = SimpleNamespace(check=lambda keys: next(answers))
+    wait_for(store, ["report/1"])
+    pytest.fail("it went on")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("then", [goes_on_with_a_folder, waits_for_the_others])
+@pytest.mark.parametrize("lost", [in_a_finalizer, in_a_bare_except, as_something_else])
+def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same(lost, then, capsys):
+    def main():
+        lost()
+        then()
+
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    told = capsys.readouterr().err
+    assert left.value.code == 143 and told.endswith(": stopped\n"), told
+    with pytest.raises(SystemExit) as left:
+        run_command(lambda: Progress(2).live("a.png") or 0)  # the next one was not asked to end
+    assert left.value.code == 0
+
+
+def test_so_it_does_in_the_middle_of_a_search(pulse, monkeypatch):
+    whole, steps = Search.step, []
+
+    def step(search):
+        steps.append(search)
+        if len(steps) == 3:
+            in_a_bare_except()
+        return whole(search)
+
+    monkeypatch.setattr(Search, "step", step)
+    told = pulse("-steps", 100, status=143).err
+    assert len(steps) == 3 and told.endswith("goes on from there\n")
+    assert not pictures(pulse.runs)
