@@ -46,6 +46,7 @@ from benchmarks.step_profile import profile
 from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator, random_stylegan2
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
+from cli.signals import heed_signals
 from fast.device import choose_device
 from fast.precision import has_bfloat16
 from generators.load import DEMO, DEMO64
@@ -65,6 +66,7 @@ ON_REQUEST = ("stylegan2", "stylegan3", "search", "faces", "profile")
 
 def in_process(*arguments: str, timeout: float = 3600) -> tuple[float, str]:
     """Seconds and output of a Python command of its own. Raises: RuntimeError with what it said."""
+    heed_signals()
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *arguments],

@@ -36,6 +36,7 @@ from bicubic import BicubicDownSample
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from generators.formats import Networks, read_stylegan1
 from generators.load import save_generator, weight_file
 from generators.prior import fit_prior
@@ -79,6 +80,7 @@ def sensitivity(networks: Networks, side: int, pictures: int, seed: int = 0) -> 
     total = torch.zeros(mapping.dlatent_size, mapping.dlatent_size, dtype=torch.float64)
     batches = -(-pictures // batch)
     for _ in tqdm(range(batches), unit="batch", desc="derivatives", disable=None):
+        heed_signals()
         with torch.no_grad():
             w = mapping(draw(batch, mapping.latent_size))
         w = w[:, None].repeat(1, synthesis.num_layers, 1).requires_grad_()
