@@ -30,7 +30,7 @@ from fast.choose import FastForms
 from fast.cuda_graph import Recorder
 from fast.device import choose_device
 from fast.search_step import TorchStep
-from generators.fit import Fit, cached_fit
+from generators.fit import Fit, OnPictures, cached_fit
 from generators.latents import Latent, draw, gathered, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
 from loss import LossBuilder
@@ -322,9 +322,13 @@ class PULSE:
         self._form = self._forms.choose(steps, like)
         return self._form
 
-    def fit_for(self, settings: Settings, side: int) -> Fit | None:
+    def fit_for(
+        self, settings: Settings, side: int, on_pictures: OnPictures | None = None
+    ) -> Fit | None:
         """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
         the first use of a generator, which takes as long as some six searches, and cached.
+
+        on_pictures: while it is made, called with the number of pictures drawn, and of all.
         """
         second_order = OPTIMISERS[settings.opt_name].second_order
         if not STARTS[settings.start].corrected and not second_order:
@@ -334,9 +338,8 @@ class PULSE:
         made_by = f"{self.device.type} {threads} {form.formulation} {self.precision}"
         key = f"{side} {made_by}"
         if key not in self._fits:
-            self._fits[key] = cached_fit(
-                self.generator, form, side, self.cache_dir, made_by, self.progress
-            )
+            told = self.progress, on_pictures
+            self._fits[key] = cached_fit(self.generator, form, side, self.cache_dir, made_by, *told)
         return self._fits[key]
 
     def free_memory(self) -> None:

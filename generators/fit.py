@@ -45,6 +45,7 @@ NOISE_VARIANCE = 2e-4  # in its place for noise maps, of which GEOCROSS says not
 CORRECTIONS = 2  # of a start, each of which takes a forward pass
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
+OnPictures = Callable[[int, int], None]  # how many pictures of a fit are drawn, and of how many
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,18 @@ class Fit:
 
 
 def fit_generator(
-    generator: Generator, synthesize: Synthesize, side: int, seed: int = 0, progress: bool = True
+    generator: Generator,
+    synthesize: Synthesize,
+    side: int,
+    seed: int = 0,
+    progress: bool = True,
+    on_pictures: OnPictures | None = None,
 ) -> Fit:
-    """A Fit to a generator that `synthesize` draws for, on its device, for LR of `side` pixels."""
+    """A Fit to a generator that `synthesize` draws for, on its device, for LR of `side` pixels.
+
+    progress: a bar on stderr, where that is a terminal. on_pictures: called with the number of
+    pictures drawn so far, and of all.
+    """
     device, L, d = generator.mean.device, generator.num_layers, generator.dlatent_size
     random = torch.Generator().manual_seed(seed)
     latents, pictures, gradients, squares = [], [], [], []
@@ -138,6 +148,8 @@ def fit_generator(
         latents.append(v[:, 0])
         pictures.append(x.detach().flatten(1))
         bar.update(number)
+        if on_pictures:
+            on_pictures(first + number, PICTURES)
     bar.close()
     v, x = torch.cat(latents).cpu().double(), torch.cat(pictures).cpu().double()
     x -= x.mean(0)
@@ -156,6 +168,7 @@ def cached_fit(
     cache_dir: Path,
     computed_by: str,
     progress: bool = True,
+    on_pictures: OnPictures | None = None,
 ) -> Fit:
     """The Fit for LR of `side` pixels, from `cache_dir`, or made and kept there.
 
@@ -169,7 +182,7 @@ def cached_fit(
     if path.is_file():
         with contextlib.suppress(UserError, TypeError):  # damaged: made again
             return Fit(**{name: x.to(device) for name, x in tensors(load_torch(path)).items()})
-    fit = fit_generator(generator, synthesize, side, progress=progress)
+    fit = fit_generator(generator, synthesize, side, progress=progress, on_pictures=on_pictures)
     try:
         with atomic_write(path) as file:
             torch.save({each.name: getattr(fit, each.name).cpu() for each in fields(fit)}, file)

@@ -95,12 +95,14 @@ def until(what, message="", within=HANG):
 
 
 @pytest.fixture(scope="module")
-def served(c_cache, tmp_path_factory):
-    """One server for all tests of a file; afterwards it must have kept nothing."""
+def served(c_cache, tmp_path_factory, tiny):
+    """One server for all tests of a file, which offers `tiny` as well; afterwards it must have kept
+    nothing.
+    """
     require_gradio()
     folder = tmp_path_factory.mktemp("served")
     compiled_before(folder, c_cache)
-    server = Server(folder)
+    server = Server(folder, "-generators", tiny)
     yield server
     assert server.end() == 143
     left = [path.name for path in server.temporary.iterdir()]
@@ -146,7 +148,8 @@ class Tab:
 
     def radio(self, value) -> None:
         self.run(
-            "document.querySelector(`input[type=radio][value='${arguments[0]}']`).click()", value
+            "document.querySelector(`input[type=radio][value='${arguments[0]}']`).click()",
+            str(value),
         )
 
     def fill(self, **values) -> None:

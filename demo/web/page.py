@@ -23,6 +23,7 @@ from search_settings import Settings
 HERE = Path(__file__).resolve().parent
 TITLE = "PULSE: imaginary faces for a small picture"
 SIDES = (4, 8, 16, 32, 64, 128)  # of LR pictures, as far as the generator has them
+SEARCHES = [("as published", "paper"), ("quick: about half the steps", "quick")]
 POLL = 0.1  # seconds
 # An output that is left unchanged at times gets gr.update otherwise, never a plain value: gradio
 # makes a new component for each update, and would keep every plain value that follows one.
@@ -122,6 +123,7 @@ class Page:
         seed: str,
         duplicates: int | None,
         steps: int | None,
+        search: str,
         request: gr.Request,
     ) -> AsyncIterator[list]:
         """Wait for a turn, search, and show both; yields live view, results, gallery, and which of
@@ -129,7 +131,7 @@ class Page:
         """
         visitor = self.visitors.of(request.session_hash)
         try:
-            task = visitor.task(face or 0, side or 0, generator, seed, duplicates, steps)
+            task = visitor.task(face or 0, side or 0, generator, seed, duplicates, steps, search)
             self.searcher.enter(task)
         except UserError as error:
             yield [sentence(f"This cannot be searched: {error}", "alert"), *self.still(visitor)]
@@ -234,6 +236,7 @@ class Page:
                         )
                         duplicates = gr.Number(1, label="Faces", precision=0, min_width=80)
                         steps = gr.Number(defaults.steps, label="Steps", precision=0, min_width=80)
+                    search = gr.Radio(SEARCHES, value=defaults.search, label="How it is searched")
                     with gr.Row():
                         start = gr.Button("Search", variant="primary", interactive=False)
                         cancel = gr.Button("Cancel", interactive=False)
@@ -249,7 +252,7 @@ class Page:
             generator.change(self.choose, generator, [about, side], api_name="choose", **asked)
             start.click(
                 self.search,
-                [face, side, generator, seed, duplicates, steps],
+                [face, side, generator, seed, duplicates, steps, search],
                 [live, results, gallery, start, cancel],
                 api_name="search",
                 **asked,

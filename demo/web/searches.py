@@ -15,11 +15,13 @@ import torch
 from cli.errors import UserError
 from demo.web.visitors import Finished, Task
 from fast.choose import choose_threads
+from generators.fit import Fit
 from imaging.pictures import to_picture, to_tensor
 from PULSE import PULSE, Figures, Search, require_lr_size
 from runner.folder import record_of
 from runner.jobs import all_jobs, pixels_sha256, write_result
 from runner.retries import LoadedJob, search_with_retries
+from search_settings import Settings
 
 MAX_WAITING = 20  # searches
 LIVE_EVERY = 0.15  # seconds between two iterates that are shown
@@ -94,8 +96,8 @@ def ignored(*_) -> None:
 
 
 class Watched:
-    """A model each of whose searches is shown in a task while it runs, and ends with the task:
-    Cancelled is raised then.
+    """A model each of whose fits and searches is shown in a task while it is made, and ends with
+    the task: Cancelled is raised then.
     """
 
     def __init__(self, model: PULSE, task: Task):
@@ -103,6 +105,9 @@ class Watched:
 
     def __getattr__(self, name: str):
         return getattr(self.model, name)
+
+    def fit_for(self, settings: Settings, side: int) -> Fit | None:
+        return self.model.fit_for(settings, side, self.task.fitting)
 
     def __call__(self, LR: torch.Tensor, *, on_step: Callable, **settings) -> Search:
         task, shown = self.task, 0.0

@@ -114,5 +114,6 @@ def outcome(task: Task) -> str:
     within = sum(record.within_eps for record in records)
     text = f"{len(records)} imaginary face{'s' * (len(records) != 1)}, {within} within eps."
     if within < len(records):
-        text += " More steps or another seed come closer."
+        more = "More" if task.settings.search == "quick" else "The quick search, more"
+        text += f" {more} steps or another seed come closer."
     return f"{text} Seed {task.seed} repeats this search."

@@ -65,6 +65,11 @@ class Task:
         if self.stop.is_set():
             raise Cancelled
 
+    def fitting(self, done: int, total: int) -> None:
+        """A fit to the generator is made. Raises: Cancelled."""
+        self.go_on()
+        self.stage = f"The quick search gets to know the generator, once: {100 * done // total} %."
+
     def downloading(self, name: str, done: int, total: int | None) -> None:
         """The generator's weights are coming in. Raises: Cancelled."""
         self.go_on()
@@ -139,7 +144,14 @@ class Visitor:
             self.results = [*task.finished, *self.results][:MAX_RESULTS]
 
     def task(
-        self, face: int, side: int, generator: str, seed: str, duplicates: int, steps: int
+        self,
+        face: int,
+        side: int,
+        generator: str,
+        seed: str,
+        duplicates: int,
+        steps: int,
+        search: str = "paper",
     ) -> Task:
         """A search for the square number `face`, downscaled to `side` pixels, with the checks of
         run.py. seed: digits, or "" to draw one. Raises: UserError.
@@ -152,7 +164,7 @@ class Visitor:
         if not 0 <= face < len(self.squares):
             raise UserError(f"there is no face {face + 1}: choose one of {len(self.squares)}")
         options = RunOptions(generator=generator, seed=number, duplicates=duplicates)
-        settings = Settings(steps=steps)
+        settings = Settings(search=search, steps=steps)
         options.check()
         settings.check()
         for name, value, most in (

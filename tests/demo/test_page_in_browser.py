@@ -108,6 +108,19 @@ def test_of_two_faces_one_is_chosen_and_the_download_is_the_file_of_run_py(
         assert records[0] == records[1]
 
 
+def test_the_quick_search_is_chosen_and_in_the_record(tab, photographs, tiny):
+    tab.radio(tiny)
+    until(lambda: not tab.all("input[type=radio][value='16']"))
+    small(tab, photographs)
+    tab.radio(8)
+    tab.radio("quick")
+    tab.search(Seed=3, Steps=3)
+    assert "Seed 3 repeats" in tab.wait("live", DONE)
+    link = tab.all("#pulse-results a")[1].get_attribute("href")
+    fetched = "return fetch(arguments[0]).then(answer => answer.json())"
+    assert tab.run(fetched, link)["settings"]["search"] == "quick"
+
+
 def write_text(path):
     path.write_text("no picture")
 

@@ -26,10 +26,10 @@ server = loopback.server
 
 @pytest.fixture
 def tiny_task(tiny):
-    def task(steps=3, duplicates=1):
+    def task(steps=3, duplicates=1, **more):
         visitor = Visitor()
         visitor.squares = [Image.new("RGB", (4, 4), "tan")]
-        return visitor, visitor.task(0, 4, str(tiny), "1", duplicates, steps)
+        return visitor, visitor.task(0, 4, str(tiny), "1", duplicates, steps, **more)
 
     return task
 
@@ -136,6 +136,33 @@ def test_a_cancelled_search_ends_at_its_next_step_and_keeps_what_was_finished(ti
     task.stop.set()
     thread.join(timeout=60)
     assert len(failed) == 1 and 1 <= len(task.finished) < 16
+
+
+def test_the_quick_search_is_that_of_run_py_and_tells_of_its_fit(
+    tiny, tiny_task, searcher, called, tmp_path
+):
+    visitor, task = tiny_task(steps=20, search="quick")
+    stages, fitting = [], task.fitting
+    task.fitting = lambda *news: (fitting(*news), stages.append(task.stage))
+    searcher.run(task)
+    assert stages[-1] == "The quick search gets to know the generator, once: 100 %."
+    visitor.squares[0].save(tmp_path / "tan.png")
+    ran = called("run.py", "-input_dir", "tan.png", "-generator", tiny, "-search", "quick",
+                 "-seed", 1, "-steps", 20, "-threads", 1, cwd=tmp_path)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (theirs,) = (tmp_path / "runs").rglob("tan.png")
+    assert task.finished[0].png == theirs.read_bytes()
+    searcher.run(again := tiny_task(steps=20, search="quick")[1])
+    assert again.finished[0].png == task.finished[0].png and len(stages) == 50  # made once
+
+
+def test_a_fit_can_be_cancelled(tiny_task, searcher):
+    _, task = tiny_task(search="quick")
+    fitting, told = task.fitting, []
+    task.fitting = lambda *news: (told.append(news), task.stop.set(), fitting(*news))
+    with pytest.raises(Cancelled):
+        searcher.run(task)
+    assert len(told) == 1 and not task.finished
 
 
 def test_a_download_is_told_and_can_be_cancelled(tiny_task):
