@@ -23,6 +23,7 @@ whichever is higher.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -258,11 +259,16 @@ def measure_runs(device: torch.device, file: Path, resolution: int, folder: Path
 
 
 def measure_search(args, device: torch.device, file: Path, folder: Path) -> list[dict]:
-    """The table of benchmarks/search_times.py: of both demo generators, and of the random one."""
+    """The table of benchmarks/search_times.py: of both demo generators, and of the random one; on
+    CUDA, where nobody's first search is compiled, with `-compile on` in each precision as well.
+    """
+    forms = [("auto", None)]
+    if device.type == "cuda":
+        forms += [("on", precision) for precision in PRECISIONS]
     found = []
-    for generator in (DEMO64, DEMO, file):
+    for generator, form in itertools.product((DEMO64, DEMO, file), forms):
         cache = folder / "search"
-        found.append(time_searches(generator, device, cache, args.steps, args.repeats))
+        found.append(time_searches(generator, device, cache, args.steps, args.repeats, *form))
         print_searches(found[-1])
         print(flush=True)
     return found

@@ -18,31 +18,33 @@ from cli.progress import Progress
 from fast.choose import choose_threads
 from fast.precision import convolutions_in, has_bfloat16
 from PULSE import PULSE, Result, Search
-from search_settings import Settings
+from search_settings import PRECISIONS, Settings
 
 
 def forms_for(device: torch.device) -> list[tuple[str, str]]:
     """Formulation and precision of what is compared on a device; the first is the reference."""
-    precisions = {"cuda": ["float32", "tf32", "bfloat16"], "cpu": ["float32"]}
-    fast = precisions.get(device.type, ["float32"])
-    if device.type == "cpu" and has_bfloat16():
-        fast.append("bfloat16")
-    return [("plain", "float32"), *(("fast", precision) for precision in fast)]
+    if device.type == "cuda":
+        fast = [(form, each) for form in ("eager", "compiled") for each in PRECISIONS]
+    elif device.type == "cpu":
+        fast = [("compiled", each) for each in ["float32"] + ["bfloat16"] * has_bfloat16()]
+    else:
+        fast = [("eager", "float32")]
+    return [("plain", "float32"), *fast]
 
 
 def search_all(
     model: PULSE, form: str, pictures: Tensor, settings: Settings, progress: Progress
 ) -> list[Result]:
     """One search for each of pictures (N, 3, h, h), with its number as the seed: N results. form:
-    plain, or fast, as run.py searches.
+    plain, or another, as run.py searches.
     """
     results: list[Result] = []
     for i in range(len(pictures)):
-        if form == "fast":
-            search = model(pictures[i], seed=i, settings=settings)
-        else:
+        if form == "plain":
             generator = model.generator
             search = Search(generator, generator.synthesis, pictures[i : i + 1], settings, [i])
+        else:
+            search = model(pictures[i], seed=i, settings=settings)
         with convolutions_in(model.precision, model.device):  # the plain network has no own
             for _ in search:
                 pass
@@ -72,7 +74,7 @@ def compare(
     rows: list[dict] = []
     threads = torch.get_num_threads()
     for form, precision in forms_for(device):
-        compile = "on" if device.type == "cpu" else "auto"
+        compile = "on" if form == "compiled" else "auto"  # which on CUDA is eager
         model = PULSE(generator, str(device), cache_dir, compile=compile, precision=precision)
         torch.set_num_threads(choose_threads(None, model.generator.synthesis))
         progress = Progress(len(pictures), "face")

@@ -21,16 +21,23 @@ SIDE = 16  # of the LR, pixels
 
 
 def time_searches(
-    generator: str | Path, device: torch.device, cache_dir: Path, steps: int, repeats: int
+    generator: str | Path,
+    device: torch.device,
+    cache_dir: Path,
+    steps: int,
+    repeats: int,
+    compile: str = "auto",
+    precision: str | None = None,
 ) -> dict:
     """Seconds of each of `repeats` searches of so many steps, after one that is not counted, for
     each named search: by the clock, and of the processor. And of the quick search's fit, which
     `cache_dir` must not have yet.
 
-    A search includes its start. On CUDA each search has a model of its own, and so keeps the step
-    that it has recorded.
+    compile, precision: as PULSE takes them. A search includes its start. On CUDA each search has a
+    model of its own, and so keeps the step that it has recorded.
     """
-    models = {name: PULSE(generator, str(device), cache_dir, progress=False) for name in SEARCHES}
+    given = generator, str(device), cache_dir, compile, precision
+    models = {name: PULSE(*given, progress=False) for name in SEARCHES}
     quick, threads = models["quick"], torch.get_num_threads()
     torch.set_num_threads(choose_threads(None, quick.generator.synthesis))
     LR = torch.full((3, SIDE, SIDE), 0.5)
@@ -42,6 +49,8 @@ def time_searches(
         figures: dict = {
             "generator": Path(generator).stem,
             "resolution": quick.generator.resolution,
+            "formulation": quick.formulation,
+            "precision": quick.precision,
             "threads": torch.get_num_threads(),
             "steps": steps,
             "fit": time.perf_counter() - start,
@@ -66,7 +75,8 @@ def print_searches(figures: dict) -> None:
     """The table of what `time_searches` returned."""
     steps, first = figures["steps"], None
     of_what = f"{figures['resolution']} pixels, generator {figures['generator']}"
-    print(f"{of_what}, {SIDE}×{SIDE} in, {steps} steps, CPU threads {figures['threads']}")
+    how = f"{figures['formulation']} in {figures['precision']}"
+    print(f"{of_what}, {SIDE}×{SIDE} in, {steps} steps, {how}, CPU threads {figures['threads']}")
     print(
         f"{'search':10}{'s/search':>10}{'range':>16}{'ms/step':>9}{'of the processor':>18}{'x':>7}"
     )

@@ -8,14 +8,17 @@ import sys
 import time
 from contextlib import redirect_stdout
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import command
 from PIL import Image
 
 import bench
 from benchmarks import hardware
+from generators.load import DEMO, DEMO64
 
 
 def once(work, device) -> float:
@@ -112,6 +115,23 @@ def test_bench_compares_searches_on_plain_and_fast_forms_over_faces(
         assert row["mean_l2_error"] == pytest.approx(error)
     # after two moves rounding has not yet been amplified; the forms differ, and hardly
     assert 0 < abs(rows[1]["apart"]) < 1e-3 * rows[0]["mean_l2"]
+
+
+@pytest.mark.parametrize(
+    ("device", "forms"),
+    [
+        ("cpu", [("auto", None)]),
+        ("cuda", [("auto", None), ("on", "float32"), ("on", "tf32"), ("on", "bfloat16")]),
+    ],
+)
+def test_on_cuda_searches_are_timed_compiled_as_well(device, forms, tmp_path, monkeypatch):
+    timed = []
+    monkeypatch.setattr(bench, "time_searches", lambda *given: timed.append(given))
+    monkeypatch.setattr(bench, "print_searches", lambda figures: None)
+    args = SimpleNamespace(steps=3, repeats=2)
+    bench.measure_search(args, torch.device(device), tmp_path / "g.pt", tmp_path)
+    assert [given[-2:] for given in timed] == 3 * forms
+    assert [given[0] for given in timed[:: len(forms)]] == [DEMO64, DEMO, tmp_path / "g.pt"]
 
 
 def test_bench_without_the_faces_it_is_to_search_says_what_to_give(called, tmp_path):

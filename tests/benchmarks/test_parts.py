@@ -121,7 +121,7 @@ def test_what_is_compared_is_the_search_of_run_with_replayed_steps(tmp_path, mon
     pictures = torch.full((2, 3, 4, 4), 0.5)
     forms = search_quality.forms_for(torch.device("cuda"))
     search_quality.compare(file, torch.device("cuda"), tmp_path, pictures, 3)
-    assert begun == 2 * (len(forms) - 1) * [("auto", 1)]
+    assert len(forms) == 7 and begun == 6 * [("auto", 1)] + 6 * [("on", 1)]
 
 
 def test_the_parts_of_a_step_add_up_to_it(tmp_path):
@@ -144,7 +144,8 @@ def test_both_searches_are_timed_in_turn_and_the_fit_apart(tmp_path, monkeypatch
         ),
     )
     file, threads = one_file(tmp_path / "g.pt", 64), torch.get_num_threads()
-    found = search_times.time_searches(file, torch.device("cpu"), tmp_path / "cache", 3, 2)
+    given = file, torch.device("cpu"), tmp_path / "cache", 3, 2
+    found = search_times.time_searches(*given, "off", "float32")
     assert order == 3 * ["paper", "quick"] and torch.get_num_threads() == threads
     assert found["resolution"] == 64 and found["fit"] > 0
     for name in ("paper", "quick"):
@@ -154,7 +155,8 @@ def test_both_searches_are_timed_in_turn_and_the_fit_apart(tmp_path, monkeypatch
     found["quick"] = {"seconds": [0.9, 0.9, 1.2], "processor": [0.6, 0.6, 0.6]}
     found["fit"] = 6.0
     search_times.print_searches(found)
-    paper, quick, fit = capsys.readouterr().out.splitlines()[2:]
+    title, _, paper, quick, fit = capsys.readouterr().out.splitlines()
+    assert ", 3 steps, eager in float32, " in title
     assert paper.split() == ["paper", "0.60", "0.30-0.90", "200.0", "100.0", "1.00"]
     assert quick.split() == ["quick", "0.90", "0.90-1.20", "300.0", "200.0", "1.50"]
     assert "6.0 s, 10.0 published searches" in fit
@@ -162,8 +164,8 @@ def test_both_searches_are_timed_in_turn_and_the_fit_apart(tmp_path, monkeypatch
 
 def test_the_reference_of_a_comparison_is_the_plain_form_in_float32():
     forms = search_quality.forms_for(torch.device("cuda"))
-    assert forms[0] == ("plain", "float32") and ("fast", "tf32") in forms
-    assert search_quality.forms_for(torch.device("mps"))[1:] == [("fast", "float32")]
+    assert forms[0] == ("plain", "float32") and ("compiled", "tf32") in forms
+    assert search_quality.forms_for(torch.device("mps"))[1:] == [("eager", "float32")]
 
 
 def test_a_standard_error_is_of_the_mean():
