@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,7 @@ def find_pictures(options: RunOptions) -> list[Path]:
     """
     from imaging.pictures import pictures_in
     from imaging.provenance import aligned_sources
+    from runner.records import FOLDERS
 
     input_dir, output_dir = options.input_dir, options.output_dir
     pictures, others = pictures_in(input_dir, "-input_dir", "small pictures of faces")
@@ -81,7 +83,7 @@ def find_pictures(options: RunOptions) -> list[Path]:
         if sources:
             tell(f"skipped, aligned faces lie beside them: {some(sources)}", file=sys.stderr)
     folder = input_dir if input_dir.is_dir() else input_dir.parent
-    if folder.resolve() == output_dir.resolve():
+    if os.path.realpath(folder) in (os.path.realpath(output_dir / name) for name in ("", *FOLDERS)):
         raise UserError(
             f"-output_dir {output_dir} is where the inputs are, and results have their names: give "
             f"another folder"
@@ -90,8 +92,10 @@ def find_pictures(options: RunOptions) -> list[Path]:
     return [picture for picture in pictures if picture.name not in sources]
 
 
-def summarise(options: RunOptions, settings: Settings, reports: list, seconds: float) -> int:
-    """Tell on stdout what all processes did; returns the exit status."""
+def summarise(
+    options: RunOptions, settings: Settings, reports: list, seconds: float, listed: bool
+) -> int:
+    """Tell on stdout what all processes did; returns the exit status. listed: in results.csv."""
     within = sum(report.within for report in reports)
     outside = [name for report in reports for name in report.outside]
     refused = {picture: why for report in reports for picture, why in report.refused.items()}
@@ -111,14 +115,15 @@ def summarise(options: RunOptions, settings: Settings, reports: list, seconds: f
         kept = "not written" if options.strict else f"in {options.output_dir / 'outside_eps'}"
         first = "" if settings.search == "quick" else "-search quick, "
         tell(f"Outside eps, {kept}: {some(outside)}.", f"To come closer: {first}{ADVICE}")
-    tell(f"Pictures: {options.output_dir}, listed in results.csv")
+    tell(f"Pictures: {options.output_dir}{', listed in results.csv' * listed}")
     return SOME_REFUSED if refused or failures or (options.strict and outside) else OK
 
 
 def summary_only(output_dir: Path) -> int:
     """-summary: `results.csv` from the existing records."""
-    from runner.records import write_summary
+    from runner.records import require_own_summary, write_summary
 
+    require_own_summary(output_dir)
     if not output_dir.is_dir():
         raise UserError(f"-output_dir {output_dir} is no folder: name one with results")
     try:
@@ -152,15 +157,17 @@ def main() -> int:
     from runner.distributed import join, lock_folder
     from runner.folder import Report, Run
     from runner.jobs import all_jobs, write_sheet
-    from runner.records import write_summary
+    from runner.records import require_own_summary, write_summary
     from runner.retries import require_output_dir
 
     output_dir = options.output_dir
     process = join()
     run = Run(options, settings, pictures, process)
     with as_found(), contextlib.ExitStack() as stack:
+        stack.enter_context(process.missed())
 
         def prepare() -> int:
+            require_own_summary(output_dir)
             existed = output_dir.is_dir()
             if existed:  # before anything is loaded, which may take minutes
                 stack.enter_context(lock_folder(output_dir))
@@ -175,24 +182,34 @@ def main() -> int:
             run.load()
             run.look_through()
         run.work()
-        reports = [Report(**report) for report in process.gather(dataclasses.asdict(run.report))]
+        given = process.gather(dataclasses.asdict(run.report))
         if process.rank > 0:
             return OK
+        reports = [Report(**report) for report in given if report is not None]
+        if len(reports) < len(given):
+            reports[0].failure = reports[0].failure or "another process ended before all was done"
         refused = {picture for report in reports for picture in report.refused}
+        listed = False
         try:
             require_output_dir(output_dir)
             write_summary(output_dir)
+            listed = True
             for picture in pictures if options.sheet else []:
                 jobs = all_jobs([picture], options.duplicates, output_dir)
-                if str(picture) not in refused and any(job.existing() for job in jobs):
+                if str(picture) in refused or not any(job.existing() for job in jobs):
+                    continue
+                try:
                     sheet = write_sheet(jobs)
                     if not options.quiet:
                         tell(f"sheet: {sheet}")
+                except UserError as error:
+                    reports[0].failure = f"no sheet of {picture}: {error}"
+                    tell(reports[0].failure, file=sys.stderr)
         except OSError as error:
             reports[0].failure = reports[0].failure or (
                 f"{error.filename or output_dir} cannot be written ({error.strerror})"
             )
-        return summarise(options, settings, reports, time.monotonic() - started)
+        return summarise(options, settings, reports, time.monotonic() - started, listed)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            settle(file)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def settle(file: BinaryIO) -> None:
+    """Bring what was written onto the disk. Raises: OSError where it has no room."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def require_folder_writable(folder: Path, flag: str) -> None:
@@ -51,13 +56,15 @@ def require_folder_writable(folder: Path, flag: str) -> None:
     Raises: UserError, naming the flag, the folder and the reason.
     """
     existing = folder.absolute()
-    while not (existing.exists() or existing.is_symlink()):
+    while not os.path.lexists(existing):
         existing = existing.parent
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(folder)  # fails also where a name is too long
         with tempfile.TemporaryFile(dir=existing):  # without a name, where the system can
             pass
     except OSError as error:
-        reason = error.strerror if existing.is_dir() else f"{existing} is no folder"
+        reason = error.strerror if os.path.isdir(existing) else f"{existing} is no folder"
         raise UserError(
             f"{flag} {folder} cannot be written ({reason}): give another folder"
         ) from None

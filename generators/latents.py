@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from safe_files import atomic_write
 from search_settings import (
     ADDED,
     OPTIMISERS,
+    PRECISIONS,
     SEARCHES,
     STARTS,
     Settings,
@@ -170,15 +171,20 @@ def _settings(record: dict) -> Settings:
 
 def write_latent(path: Path, latent: Latent, record: dict) -> None:
     """Write the latent of the result that `record` describes. Raises: OSError."""
-    short = {name: value for name, value in record.items() if name not in LEFT_OUT}
     with atomic_write(path) as file:
-        np.savez(
-            file,
-            format=np.array(FORMAT),
-            w=latent.w.numpy(),
-            **{f"noise_{layer}": searched.numpy() for layer, searched in latent.noise.items()},
-            record=np.array(json.dumps(short)),
-        )
+        encode_latent(file, latent, record)
+
+
+def encode_latent(file: BinaryIO, latent: Latent, record: dict) -> None:
+    """The same into an open file. Raises: OSError."""
+    short = {name: value for name, value in record.items() if name not in LEFT_OUT}
+    np.savez(
+        file,
+        format=np.array(FORMAT),
+        w=latent.w.numpy(),
+        **{f"noise_{layer}": searched.numpy() for layer, searched in latent.noise.items()},
+        record=np.array(json.dumps(short)),
+    )
 
 
 def read_latent(path: str | os.PathLike) -> tuple[Latent, dict]:
@@ -241,5 +247,7 @@ def _require_whole(record: dict) -> None:
         raise ValueError
     if not (isinstance(record["l2"], float) and isinstance(record["within_eps"], bool)):
         raise ValueError
-    if not (isinstance(record["threads"], int) and 1 <= record["threads"] <= 1024):
+    if not (type(record["threads"]) is int and 1 <= record["threads"] <= 1024):
+        raise ValueError
+    if record["settings"].get("precision") not in (None, *PRECISIONS):
         raise ValueError

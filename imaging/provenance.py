@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin
 
@@ -38,6 +39,12 @@ def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str =
 
     Raises: OSError (no room, no permission); nothing is left behind then.
     """
+    with atomic_write(path) as file:
+        encode_png(file, picture, text, xmp)
+
+
+def encode_png(file: BinaryIO, picture: Image.Image, text: dict[str, str], xmp: str = "") -> None:
+    """The same into an open file. Raises: OSError."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_text(key, storable(value))  # as iTXt where Latin-1 does not suffice
@@ -45,8 +52,7 @@ def write_png(path: Path, picture: Image.Image, text: dict[str, str], xmp: str =
         chunks.add_itxt("XML:com.adobe.xmp", xmp)
     bare = picture.copy()
     bare.info = {}  # Pillow would write a profile, resolution or EXIF found there
-    with atomic_write(path) as file:
-        bare.save(file, "PNG", pnginfo=chunks)
+    bare.save(file, "PNG", pnginfo=chunks)
 
 
 def picture_text(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ Without a launcher there is one process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,8 +15,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -61,9 +61,14 @@ class SingleProcess:
         """
         return prepare()
 
-    def gather(self, report: dict) -> list[dict]:
-        """The reports of all processes, in the first; [] in the others."""
+    def gather(self, report: dict) -> list[dict | None]:
+        """The reports of all processes, in the first, None of one that failed; [] in the others."""
         return [report]
+
+    @contextlib.contextmanager
+    def missed(self) -> Iterator[None]:
+        """A block that ends with a report: where it fails, the first process does not wait."""
+        yield
 
 
 class LaunchedProcess(SingleProcess):
@@ -94,7 +99,16 @@ class LaunchedProcess(SingleProcess):
         self.store.set("prepared", json.dumps(value))
         return value
 
-    def gather(self, report: dict) -> list[dict]:
+    @contextlib.contextmanager
+    def missed(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            with contextlib.suppress(Exception):  # the store may have gone first
+                self.store.set(f"report/{self.rank}", "null")
+            raise
+
+    def gather(self, report: dict) -> list[dict | None]:
         self.store.set(f"report/{self.rank}", json.dumps(report))
         if self.rank > 0:
             return []
@@ -220,12 +234,20 @@ def join() -> SingleProcess:
     return LaunchedProcess(torch.distributed.PrefixStore(name, store), rank, size)
 
 
-def lock_folder(output_dir: Path) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def lock_folder(output_dir: Path) -> Iterator[None]:
     """Keeps the folder for this run while its block runs. Raises: UserError where another run has
-    it.
+    it, or where another user's does not let it.
     """
-    busy = (
-        f"another run is writing into {output_dir}: wait for its end, or give another -output_dir"
-    )
-    # A file system without locks has none to give: writes are atomic all the same.
-    return hold_lock(output_dir / LOCK, busy, optional=True)
+    other = "wait for its end, or give another -output_dir"
+    busy, lock = f"another run is writing into {output_dir}: {other}", output_dir / LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            # A file system without locks has none to give: writes are atomic all the same.
+            stack.enter_context(hold_lock(lock, busy, optional=True))
+        except OSError as error:
+            raise UserError(
+                f"{lock} cannot be opened ({error.strerror}): give another -output_dir, or remove "
+                f"it where no run is writing there"
+            ) from None
+        yield

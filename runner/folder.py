@@ -6,6 +6,7 @@ run.py says what is wanted; several processes may each run this on one folder (d
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import re
@@ -31,7 +32,7 @@ from PULSE import PULSE, Figures, require_lr_size
 from runner.distributed import SingleProcess, local_rank
 from runner.jobs import Job, all_jobs, pixels_sha256, write_result
 from runner.options import RunOptions
-from runner.records import VERSION, Record, all_records
+from runner.records import FOLDERS, VERSION, Record, all_records
 from runner.retries import LoadedJob, require_output_dir, search_with_retries
 from search_settings import Settings
 
@@ -114,11 +115,22 @@ class Run:
         """
         self.seed = self.settle_seed()
         self.look_through()
-        for part in self.options.output_dir.rglob(".*.part"):
-            if re.fullmatch(r"\.\d+-[0-9a-f]{8}\.part", part.name):
-                part.unlink(missing_ok=True)
+        self.remove_parts()
         self.report.kept = len(self.kept)
         return self.seed
+
+    def remove_parts(self) -> None:
+        """What a killed run left half written, in the folders that this one writes to: nobody else
+        does, while it has the lock.
+        """
+        folders = [self.options.output_dir / name for name in ("", *FOLDERS)]
+        if self.options.save_intermediate:
+            tries, kinds = range(self.options.retries + 1), ("HR", "LR")
+            folders += [j.intermediates(k, n) for j in self.jobs for k in kinds for n in tries]
+        for part in (part for folder in folders for part in folder.glob(".*.part")):
+            if re.fullmatch(r"\.\d+-[0-9a-f]{8}\.part", part.name):
+                with contextlib.suppress(OSError):  # another user's, or a folder
+                    part.unlink()
 
     def settle_seed(self) -> int:
         """The seed that was given; else, unless they are made again, that of the existing results;
@@ -154,12 +166,14 @@ class Run:
                     self.kept[job.name] = record.input.get("pixels_sha256")
 
     def is_complete(self, job: Job, record: Record) -> bool:
-        """Whether latent file and animation exist where they are asked for: only a search, the
-        same one, can make them.
+        """Whether latent file, animation and intermediate pictures exist where they are asked for:
+        only a search, the same one, can make them.
         """
-        animation, latent = self.options.animation, self.options.save_latent
-        return (not animation or job.animation(animation).exists()) and (
-            not latent or job.has_latent_of(record)
+        options = self.options
+        return (
+            (not options.animation or job.animation(options.animation).exists())
+            and (not options.save_latent or job.has_latent_of(record))
+            and (not options.save_intermediate or job.has_intermediates())
         )
 
     # ------------------------------------------------------------ the work
@@ -191,6 +205,8 @@ class Run:
                         written = [writer.submit(self.keep, each) for each in batch if each.best]
                 for each in written:
                     each.result()
+        except UserError as error:
+            self.report.failure = "; ".join(error.lines)
         except OSError as error:
             self.report.failure = (
                 f"{error.filename or self.options.output_dir} cannot be written "
@@ -212,6 +228,8 @@ class Run:
         for job in self.jobs[first : first + size]:
             try:
                 job.require_short_name()
+                if job.name not in self.kept and not self.options.overwrite:
+                    job.require_own_place()
                 picture = read_picture(job.picture)
                 require_lr_size(*picture.size, self.model.generator.resolution)
             except UserError as error:

@@ -20,6 +20,8 @@ from safe_files import atomic_write
 from search_settings import ADDED
 
 VERSION = "1.0.0"
+FOLDERS = ("outside_eps", "sheets", "animations")  # below the output folder, for all results
+SUMMARY = "results.csv"
 COLUMNS = (
     *("name", "input", "seed", "within_eps", "l2", "geocross", "total", "best_step", "steps"),
     "seconds",
@@ -133,6 +135,23 @@ def all_records(output_dir: Path) -> list[Record]:
     return sorted(found, key=lambda record: str(record.name))
 
 
+def require_own_summary(output_dir: Path) -> None:
+    """Raises: UserError where the folder holds another file of the summary's name."""
+    path = output_dir / SUMMARY
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file), [])
+        own = tuple(header[:5]) == COLUMNS[:5]  # with more of them since
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError, csv.Error):
+        own = False
+    if not own:
+        raise UserError(
+            f"{path} is there and is not a list of results: move it, or give another -output_dir"
+        )
+
+
 def write_summary(output_dir: Path) -> tuple[Path, list[Record]]:
     """`results.csv`, rebuilt from the records, a line each; returns it and the records. Raises:
     OSError.
@@ -146,7 +165,7 @@ def write_summary(output_dir: Path) -> tuple[Path, list[Record]]:
         row = [record.input.get("file") if c == "input" else getattr(record, c) for c in COLUMNS]
         row += [record.settings.get(name) for name in settings]
         table.writerow([spreadsheet_cell(value) for value in row])
-    path = output_dir / "results.csv"
+    path = output_dir / SUMMARY
     with atomic_write(path) as file:
         # with the byte-order mark by which Excel knows UTF-8
         file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))

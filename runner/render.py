@@ -10,6 +10,7 @@ from cli.command import OK, SOME_REFUSED
 from cli.errors import UserError
 from cli.progress import Progress, count, tell
 from generators.latents import read_latent
+from generators.load import ADDRESS
 from PULSE import PULSE
 from runner.jobs import Job, write_picture
 from runner.options import RunOptions
@@ -35,12 +36,14 @@ def render_files(options: RunOptions) -> int:
                 raise UserError(f"{made[place]} has the same name: rename one of them")
             if os.path.lexists(place) and not options.overwrite:
                 raise UserError(f"{place} is there: give another -output_dir, or -overwrite")
-            generator = generator or record.generator["name"]
+            name = generator or record.generator["name"]
+            if generator is None and ADDRESS.match(name):  # a stranger's file asks nobody unasked
+                raise UserError(f"its generator is at {name}: -generator {name} fetches it")
             precision = options.precision or record.settings.get("precision")
             label = record.generator.get("label") if options.label is None else options.label
             if (precision, label) not in models:
                 models[precision, label] = PULSE(
-                    generator,
+                    name,
                     options.device,
                     options.cache_dir,
                     options.compile,
@@ -48,11 +51,12 @@ def render_files(options: RunOptions) -> int:
                     not options.quiet,
                     label,
                 )
+            generator = name
             # The number of threads decides over the last bits.
             torch.set_num_threads(options.threads or record.threads)
             write_picture(job, models[precision, label].render(file)[0], record)
         except UserError as error:
-            progress.error(f"refused: {file}: {error}")
+            progress.error(f"refused: {file}: {'; '.join(error.lines)}")
         except OSError as error:
             raise UserError(f"{place} cannot be written ({error.strerror})") from None
         else:

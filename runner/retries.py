@@ -144,6 +144,9 @@ def search_once(
             ):
                 film.add(step, l2, HR, LR)
 
+    if attempt == 0 and (options.save_intermediate or options.overwrite):
+        for job in jobs:
+            job.remove_intermediates()
     model.fit_for(settings, batch[0].LR.shape[-1])  # made once: its time is not this search's
     started = time.monotonic()
     search = model(
@@ -157,7 +160,7 @@ def search_once(
         if options.save_intermediate:
             require_output_dir(options.output_dir)
             for i, job in enumerate(jobs):
-                write_intermediates(job, step, settings.steps, HR[i], LR[i])
+                write_intermediates(job, attempt, step, settings.steps, HR[i], LR[i])
     seconds = (time.monotonic() - started) / len(jobs)
     results = search.results
     all_curves = curves(all_figures, [result.steps for result in results])

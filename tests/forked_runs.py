@@ -110,8 +110,15 @@ from cli.command import run_command
 Image.init()  # its plugins
 gc.freeze()  # else a child, at its end, looks at and so copies all of this: a second
 
-def kill(*args, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
+def killing(function, survived):
+    def kill(*args, **options):
+        nonlocal survived
+        if survived == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        survived -= 1
+        return function(*args, **options)
+
+    return kill
 
 for line in sys.stdin:
     order = json.loads(line)
@@ -129,8 +136,9 @@ for line in sys.stdin:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"],) * 2)
         if order["killed_in"]:
-            module, name = order["killed_in"]
-            setattr(importlib.import_module(module), name, kill)
+            module, name, survived = order["killed_in"]
+            module = importlib.import_module(module)
+            setattr(module, name, killing(getattr(module, name), survived))
         sys.argv = ["run.py", *order["args"]]
         run_command(run.main, resumes=True)
     print(child, flush=True)
@@ -166,7 +174,7 @@ class Process:
 def start(tmp_path_factory):
     """`start(args, cwd)` begins a run of run.py as a process of its own: a Process. `variables`
     are of its environment; what PyTorch read when it was imported they do not change. killed_in:
-    module and name of a function that it does not survive.
+    module and name of a function that it does not survive, and how often it does before.
     """
     logs = tmp_path_factory.mktemp("logs")
     server = subprocess.Popen(

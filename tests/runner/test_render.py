@@ -188,6 +188,9 @@ def damages(path) -> dict[str, bytes]:
         "layers": recorded(settings={**record["settings"], "bad_noise_layers": "17"}),
         "generator": recorded(generator={"name": "x"}),
         "l2": recorded(l2="small"),
+        "true_seed": recorded(seed=True),
+        "true_threads": recorded(threads=True),
+        "precision": recorded(settings={**record["settings"], "precision": ["tf32"]}),
     }
 
 
@@ -210,6 +213,22 @@ def test_damaged_latent_files_are_one_sentence_each_and_the_rest_is_drawn(pulse)
     for path in bad:
         with pytest.raises(UserError):
             redraw(generator, generator.synthesis, path)
+
+
+def test_a_generator_that_is_gone_or_elsewhere_costs_its_own_file_only(pulse):
+    pulse("-save_latent")
+    arrays = arrays_of(pulse.runs / "a.npz")
+    for name in ("gone.pt", "https://127.0.0.1:1/x.pt"):
+        record = json.loads(arrays["record"].item())
+        record["generator"]["name"] = name
+        changed = {**arrays, "record": np.array(json.dumps(record))}
+        np.savez(pulse.root / f"{name[:4]}.npz", **changed)
+    args = ("-render", "gone.npz", "http.npz", "runs/b.npz", "-output_dir", "again")
+    done = pulse(*args, status=1, generator=None)
+    assert list(files(pulse.root / "again", ".png")) == ["b.png"]
+    first, second, _ = done.err.splitlines()
+    assert first.startswith("refused: gone.npz: ") and "gone.pt" in first
+    assert second.endswith("-generator https://127.0.0.1:1/x.pt fetches it")  # nobody was asked
 
 
 def test_drawing_into_a_folder_that_cannot_be_is_one_line(pulse):
@@ -247,11 +266,9 @@ def test_a_latent_goes_with_its_picture(pulse):
     assert not files(pulse.runs, ".npz") and len(files(pulse.runs, ".png")) == 2
 
 
-BETWEEN = [  # called before the animation, the record, the latent and the picture are written
-    ("imaging.animation", "atomic_write"),
-    ("runner.folder", "write_result"),
-    ("numpy", "savez"),
-    ("runner.jobs", "write_picture"),
+BETWEEN = [  # when all is written, and before animation, record, latent and picture appear
+    ("runner.folder", "write_result", 0),
+    *(("os", "replace", survived) for survived in range(4)),
 ]
 
 
@@ -266,7 +283,7 @@ def test_a_run_that_is_killed_between_any_two_files_goes_on_to_the_same_bytes(pu
         process = start(words, pulse.root, killed_in=function)
         assert process.wait() == -signal.SIGKILL, (function, process.output)
     killed = sorted(pulse.root.glob("killed_*"))
-    assert len(killed) == 4
+    assert len(killed) == len(BETWEEN)
     for folder in killed:
         assert not files(folder, ".png")  # the picture is the last: where it is, all is
         for path in folder.rglob("*.npz"):
