@@ -69,8 +69,8 @@ def stopping_on_signals() -> Iterator[None]:
             raise Stopped(_asked[0]) from error
         raise
     finally:
-        _asked.clear()
         let_go()
+        _asked.clear()
 
 
 def end_at_once(number, frame) -> NoReturn:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -29,12 +31,16 @@ from tqdm import tqdm
 
 from bicubic import BicubicDownSample
 from cli.errors import UserError
+from cli.progress import tell
+from cli.signals import heed_signals
 from generators.latents import draw
 from generators.load import Generator
 from generators.networks import tensors
 from generators.safe_loading import load_torch
 from safe_files import atomic_write
 from SphericalOptimizer import row_norm
+
+log = logging.getLogger("pulse")
 
 LARGEST = 16  # pixels, s at most: larger LR are downscaled to it
 PICTURES = 1000  # from which the gain is found
@@ -118,8 +124,8 @@ def fit_generator(
 ) -> Fit:
     """A Fit to a generator that `synthesize` draws for, on its device, for LR of `side` pixels.
 
-    progress: a bar on stderr, where that is a terminal. on_pictures: called with the number of
-    pictures drawn so far, and of all.
+    progress: True for a bar on stderr or, where that is no terminal, a line. on_pictures: called
+    with the number of pictures drawn so far, and of all.
     """
     device, L, d = generator.mean.device, generator.num_layers, generator.dlatent_size
     random = torch.Generator().manual_seed(seed)
@@ -129,9 +135,13 @@ def fit_generator(
         return torch.randn(shape, generator=random).to(device)
 
     chunk = max(1, min(CHUNK, (1 << 20) // generator.resolution**2))
-    quiet = None if progress else True  # None: where stderr is no terminal
-    bar = tqdm(total=PICTURES, unit="picture", desc="fit of the search", disable=quiet)
+    terminal = sys.stderr.isatty()
+    if progress is True and not terminal:
+        tell(f"fit of the search: {PICTURES} pictures are drawn", file=sys.stderr)
+    hidden = not (progress is True and terminal)
+    bar = tqdm(total=PICTURES, unit="picture", desc="fit of the search", disable=hidden)
     for first in range(0, PICTURES, chunk):
+        heed_signals()
         number = min(chunk, PICTURES - first)
         v = normal(number, 1, d)
         noise = [normal(number, 1, r, r) for r in generator.noise_sizes]
@@ -173,7 +183,7 @@ def cached_fit(
     """The Fit for LR of `side` pixels, from `cache_dir`, or made and kept there.
 
     computed_by: device, precision, threads and whatever else its last bits depend on: a fit is
-    used only where the same would be made. Raises: UserError where it cannot be kept.
+    used only where the same would be made. Where it cannot be kept, a line says so.
     """
     side = min(side, LARGEST)
     made_of = f"{generator.sha256} {side} {PICTURES} {GRADIENTS} {computed_by}"
@@ -187,9 +197,10 @@ def cached_fit(
         with atomic_write(path) as file:
             torch.save({each.name: getattr(fit, each.name).cpu() for each in fields(fit)}, file)
     except OSError as error:
-        raise UserError(
-            f"-cache_dir {cache_dir} cannot be written ({error.strerror}): give another folder"
-        ) from None
+        log.warning(
+            f"-cache_dir {cache_dir} cannot be written ({error.strerror}): the fit of the search "
+            f"is not kept, and is made again next time"
+        )
     return fit
 
 

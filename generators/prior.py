@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cli.errors import UserError
+from cli.signals import heed_signals
 from generators.networks import read_prior
 from generators.safe_loading import load_torch
 from safe_files import atomic_write
@@ -38,6 +39,7 @@ def fit_prior(
     bar = tqdm(total=draws, unit="latent", unit_scale=True, desc="prior fit", disable=None)
     with torch.no_grad(), bar:
         for first in range(0, draws, chunk):
+            heed_signals()
             rows = min(chunk, draws - first)
             z = torch.randn(rows, mapping.latent_size, generator=random)
             x = F.leaky_relu(mapping(z), 1 / LEAKY_SLOPE).double()  # (rows, d)
