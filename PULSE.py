@@ -34,7 +34,7 @@ from generators.fit import Fit, OnPictures, cached_fit
 from generators.latents import Latent, draw, gathered, read_latent, redraw, starting_point
 from generators.load import Generator, load_generator
 from loss import LossBuilder
-from search_settings import OPTIMISERS, STARTS, Settings, lr_multiplier, require_seed
+from search_settings import OPTIMISERS, STARTS, Settings, lr_multiplier, whole_seeds
 from SphericalOptimizer import SECOND_ORDER, SphericalOptimizer
 
 Synthesize = Callable[[Tensor, list[Tensor]], Tensor]  # w (B, L, d), noise maps → (B, 3, S, S)
@@ -231,7 +231,7 @@ class Search:
         """
         settings, more = self.settings, None
         if settings.until == "eps":
-            more = math.ceil(settings.polish * settings.steps)
+            more = math.ceil(min(settings.polish, 1.0) * settings.steps)
         present = {
             "HR": HR,
             "LR": terms["LR"],
@@ -374,6 +374,8 @@ class PULSE:
         settings = dataclasses.replace(settings, **changes) if settings else Settings(**changes)
         settings.check()
         settings.noise_roles(len(self.generator.noise_sizes))
+        if not isinstance(ref_im, Tensor):
+            raise UserError(f"ref_im must be a tensor of PyTorch, not {type(ref_im).__name__}")
         if ref_im.ndim == 3:
             ref_im = ref_im[None]
         if ref_im.ndim != 4 or len(ref_im) == 0 or ref_im.shape[1] != 3:
@@ -386,11 +388,7 @@ class PULSE:
             raise UserError("ref_im has values outside [0, 1]: divide 8-bit pixels by 255")
         if seed is None:
             seed = secrets.randbelow(2**31)
-        seeds = [seed] * len(ref_im) if isinstance(seed, int) else [int(each) for each in seed]
-        if len(seeds) != len(ref_im):
-            raise UserError(f"{len(seeds)} seeds were given for {len(ref_im)} pictures")
-        for each in seeds:
-            require_seed(each)
+        seeds = whole_seeds(seed, len(ref_im))
         return Search(
             self.generator,
             self.fast_form(settings.steps),

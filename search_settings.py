@@ -7,9 +7,11 @@ once.
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 from cli.errors import UserError
@@ -247,6 +249,12 @@ class Settings:
     )
 
     def __post_init__(self):
+        for each in fields(self):  # numpy's numbers are written and compared as Python's
+            value = getattr(self, each.name)
+            if isinstance(value, numbers.Integral) and not isinstance(value, (bool, int)):
+                object.__setattr__(self, each.name, int(value))
+            elif isinstance(value, numbers.Real) and not isinstance(value, (int, float)):
+                object.__setattr__(self, each.name, float(value))
         for name, value in SEARCHES.get(self.search, {}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -255,8 +263,17 @@ class Settings:
         """Raises: UserError, one sentence, for the first setting that no generator could be
         searched with.
         """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            kinds = {"str": str, "str | None": (str, type(None))}.get(each.type, object)
+            if not isinstance(value, kinds):
+                raise UserError(f"{each.name} must be text, not {value!r}")
         if self.search not in SEARCHES:
             raise UserError(f"search {self.search!r} is unknown: use {', '.join(SEARCHES)}")
+        if self.tile_latent and {term for _, term in parse_loss(self.loss_str)} == {"GEOCROSS"}:
+            raise UserError(
+                f"loss_str {self.loss_str!r} is GEOCROSS alone, which is 0 with tile_latent: add L2"
+            )
         parse_loss(self.loss_str)
         for name, known in (
             ("start", STARTS),
@@ -296,7 +313,7 @@ class Settings:
         if self.bad_noise_layers is None:
             return None
         text = self.bad_noise_layers.strip()
-        if text and not re.fullmatch(r"\d+(\.\d+)*", text, re.ASCII):
+        if text and not re.fullmatch(r"\d{1,9}(\.\d{1,9})*", text, re.ASCII):
             raise UserError(
                 f"bad_noise_layers {text!r} is not a list of layer numbers: write for example 16.17"
             )
@@ -359,5 +376,25 @@ def require_positive(name: str, value: int) -> None:
 
 def require_seed(seed: int) -> None:
     """Raises: UserError unless 0 ≤ seed < 2^63."""
-    if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+    if type(seed) is not int or not 0 <= seed < SEEDS:
         raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed}")
+
+
+def whole_seeds(seed: int | Sequence[int], number: int) -> list[int]:
+    """One for each of `number` pictures: those that are given, or the same for all. Raises:
+    UserError for anything else.
+    """
+    try:
+        seeds = [operator.index(seed)] * number
+    except TypeError:
+        try:
+            seeds = [operator.index(each) for each in seed]
+        except TypeError:
+            raise UserError(
+                f"seed must be a whole number, or one for each picture, not {seed!r}"
+            ) from None
+    if len(seeds) != number:
+        raise UserError(f"{len(seeds)} seeds were given for {number} pictures")
+    for each in seeds:
+        require_seed(each)
+    return seeds

@@ -6,6 +6,7 @@ crops = [align(found.photo, face.landmarks) for face in found.faces]
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from PIL import Image
@@ -58,7 +59,7 @@ class FaceChoice:
             return FaceChoice(None, min_size)
         if faces == "largest":
             return FaceChoice(1, min_size)
-        if not faces.isdecimal() or int(faces) == 0:
+        if not re.fullmatch("0*[1-9][0-9]{0,8}", faces):
             raise UserError(f"-faces {faces} is no choice: give all, largest or a number above 0")
         return FaceChoice(int(faces), min_size)
 

@@ -291,11 +291,39 @@ def test_weights_that_give_no_finite_number_are_said_and_do_not_crash(model, tmp
         (torch.rand(1, 3, 4, 4), {"steps": 0}, "steps must be"),
         (torch.rand(1, 3, 4, 4), {"bad_noise_layers": "6"}, "layer 6"),
         (torch.rand(1, 3, 4, 4), {"num_trainable_noise_layers": 7}, "has 6 noise layers"),
+        (torch.rand(1, 3, 4, 4).numpy(), {}, "must be a tensor of PyTorch, not ndarray"),
+        (torch.rand(1, 3, 4, 4), {"seed": 3.7}, "seed must be a whole number, or one for each"),
+        (torch.rand(2, 3, 4, 4), {"seed": [3.7, 1.2]}, "seed must be a whole number, or one"),
+        (torch.rand(2, 3, 4, 4), {"seed": "12"}, "seed must be a whole number, or one for each"),
+        (torch.rand(1, 3, 4, 4), {"bad_noise_layers": 17}, "bad_noise_layers must be text, not 17"),
+        (torch.rand(1, 3, 4, 4), {"bad_noise_layers": "9" * 5000}, "bad_noise_layers '9999"),
+        (torch.rand(1, 3, 4, 4), {"loss_str": 5}, "loss_str must be text, not 5"),
+        (torch.rand(1, 3, 4, 4), {"opt_name": ["adam"]}, "opt_name must be text"),
+        (
+            torch.rand(1, 3, 4, 4),
+            {"loss_str": "1*GEOCROSS", "tile_latent": True},
+            "GEOCROSS alone, which is 0 with tile_latent",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_the_search(model, ref_im, options, words):
     with pytest.raises(ValueError, match=words):
         model(ref_im, **options)
+
+
+def test_whole_numbers_of_numpy_and_pytorch_are_whole_numbers(model):
+    ref_im = lr_pictures(2)
+    plain = finish(model(ref_im, seed=[3, 4], steps=3))[0]
+    for seed in (np.array([3, 4]), torch.tensor([3, 4]), (np.int64(3), 4)):
+        search = model(ref_im, seed=seed, steps=np.int64(3), eps=np.float32(2e-3))
+        assert torch.equal(finish(search)[0], plain) and search.seeds == [3, 4]
+        assert type(search.settings.steps) is int and type(search.settings.eps) is float
+
+
+def test_polishing_has_no_more_steps_than_the_search(model):
+    search = model(lr_pictures(1), seed=0, steps=3, eps=1, until="eps", polish=1e307)
+    finish(search)
+    assert search.results[0].within_eps and search.results[0].steps == 3
 
 
 def test_defaults_are_cut_to_the_layers_that_there_are(tmp_path):
