@@ -7,6 +7,7 @@ examples:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cli.command import OK, Parser, run_command
@@ -29,7 +30,9 @@ def main() -> int:
     args = parser().parse_args()
     if args.o is None and not args.info:
         raise UserError("nothing to do: give -o OUT to convert the file, or -info to describe it")
-    if args.o is not None and args.o.exists() and not args.overwrite:
+    if args.o is not None and args.info:
+        raise UserError("-info only describes the file: leave it out, or -o")
+    if args.o is not None and os.path.lexists(args.o) and not args.overwrite:
         raise UserError(f"{args.o} exists: give another name, or -overwrite")
     # only now, so that -h does not wait for PyTorch
     from generators.formats import read_networks
@@ -39,7 +42,7 @@ def main() -> int:
     if args.label is not None:
         choose_label(networks, args.file, args.label)
     tell(*describe(networks))
-    if args.o is None or args.info:
+    if args.o is None:
         return OK
     generator = generator_of(networks, args.file, args.cache_dir, args.label)
     try:

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import stat
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -211,7 +212,8 @@ def clashes(pictures: list[Path], what: str) -> dict[Path, str]:
     """
     named: dict[str, list[Path]] = {}
     for picture in pictures:
-        named.setdefault(os.path.normcase(picture.stem), []).append(picture)
+        stem = picture.stem  # Windows and macOS take a name in capitals for the same
+        named.setdefault(stem if sys.platform == "linux" else stem.casefold(), []).append(picture)
     reasons = {}
     for alike in named.values():
         readable = []

@@ -90,6 +90,8 @@ def test_what_is_missing_or_cannot_be_written_is_named(called, tmp_path):
         (["bare.pt", "-o", "x.pt"], "bare.pt has neither a mapping network nor a prior fit"),
         (["demo64", "-o", "file/x.pt"], "file/x.pt cannot be written"),
         (["no_prior.pt", "-o", "x.pt", "-cache_dir", "file"], "-cache_dir file cannot be written"),
+        (["demo64", "-o", "x" * 300], "cannot be written (File name too long)"),
+        (["demo64", "-info", "-o", "x.pt"], "-info only describes the file: leave it out, or -o"),
     ):
         done = called("convert.py", *args, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
