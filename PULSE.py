@@ -326,7 +326,8 @@ class PULSE:
         self, settings: Settings, side: int, on_pictures: OnPictures | None = None
     ) -> Fit | None:
         """The fit that such searches of LR of `side` pixels use; None where they use none. Made at
-        the first use of a generator, which takes as long as some six searches, and cached.
+        the first use of a generator with LR of that size, up to 16×16, in that form, precision and
+        number of threads, which takes as long as some six searches, and cached.
 
         on_pictures: while it is made, called with the number of pictures drawn, and of all.
         """
@@ -410,7 +411,7 @@ class PULSE:
 
     def synthesize(self, w: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """G(w, noise): pictures (B, 3, S, S) in about [−1, 1], on the model's device; with
-        gradients, where w or noise need them.
+        gradients, once, where w or noise need them.
 
         w: (B, d) for all layers, or (B, L, d). noise: maps (B or 1, 1, r, r), their sides r those
         of `generator.noise_sizes`; None for the file's own, which are fixed, or zeros where it has

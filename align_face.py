@@ -135,7 +135,7 @@ def main() -> int:
     if others and not args.quiet:
         tell(f"skipped, no pictures: {some(others)}", file=sys.stderr)
     rivals = clashes(paths, "become {stem}_0.png too")
-    made = []  # the faces of each photograph that is done
+    made, unlisted = [], 0  # the faces of each photograph that is done; how many are not listed
     progress = Progress(len(todo), "photograph", quiet=args.quiet)
     for photograph in todo:
         progress.live(photograph.path.name)
@@ -145,7 +145,9 @@ def main() -> int:
             made.append(photograph.write_faces(finder))
             if records:
                 progress.say(f"{photograph.path.name}: {summary(made[-1])}")
+                unlisted += 1
                 records.add(made[-1])
+                unlisted -= 1
         except UserError as error:
             progress.error(f"{photograph.path.name}: {error}")
         progress.advance()
@@ -168,7 +170,7 @@ def main() -> int:
     if len(pictures) > refused and args.output_size not in (0, CROP):
         where = f" -input_dir {shlex.quote(str(args.output_dir))}"
         tell(f"Next: python run.py{'' if args.output_dir == Path('input') else where}")
-    return SOME_REFUSED if refused else OK
+    return SOME_REFUSED if refused or unlisted else OK
 
 
 if __name__ == "__main__":

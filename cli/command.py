@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
                 self.flag(each.name, about["help"], each.default, about["shown"], **options)
 
     def parse_args(self, args=None, namespace=None):
-        """Two dashes are taken for one; what follows a flag that takes a value is its value, also
+        """Two dashes are taken for one; what follows a flag that takes one value is that, also
         where it begins with a dash, as in `-eps -1e-3`.
         """
         known = self._option_string_actions
@@ -105,7 +105,8 @@ def usable_streams() -> Iterator[None]:
 
 def run_command(main, resumes: bool = False) -> NoReturn:
     """Exit with what `main()` returns; an UserError or a signal is one line, not a traceback.
-    resumes: whether the same command goes on from where a signal has stopped it.
+    resumes: whether the same command goes on from where a signal has stopped it, unless it was to
+    -overwrite.
 
     In a process that goes on afterwards, as a notebook's does, everything is left as it was found.
     """
@@ -128,7 +129,9 @@ def status_of(main, resumes: bool = False) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:  # the latter: the second one, of a guest
         if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
             tell("", file=sys.stderr)
-            more = "; what is finished is kept, the same command goes on from there"
+            again = {"-overwrite", "--overwrite"}.intersection(sys.argv)
+            same = f"the same command{' without -overwrite' * bool(again)}"
+            more = f"; what is finished is kept, {same} goes on from there"
             tell(f"{program}: stopped{more if resumes else ''}", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)
     except Unprintable as error:

@@ -96,3 +96,12 @@ class _Flipped:
         k = (self.convolution.weight * self.convolution.scale).transpose(0, 1).flip(2, 3)
         k = F.pad(k, (1, 1, 1, 1))
         return k[..., 1:, 1:] + k[..., :-1, 1:] + k[..., 1:, :-1] + k[..., :-1, :-1]
+
+
+def require_kept(kept: list) -> None:
+    """Raises: RuntimeError where a backward pass has used up what forward kept for it."""
+    if not kept:
+        raise RuntimeError(
+            "a picture is differentiated once, since what is kept for that goes meanwhile: draw it "
+            "again, or ask for all gradients at once"
+        )

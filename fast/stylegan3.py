@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fast.layers import channels_last, per_channel
+from fast.layers import channels_last, per_channel, require_kept
 from fast.precision import convolutions_in, dtype_of
 from fast.stylegan3_kernels import Filters, StyleGAN3Kernels
 
@@ -148,6 +148,7 @@ class _Synthesis(torch.autograd.Function):
     @staticmethod
     def _gradients(ctx, grad: Tensor) -> list[Tensor | None]:
         """For the features and all scales."""
+        require_kept(ctx.inputs)
         fast, s, D = ctx.fast, ctx.s, ctx.D
         N = len(fast.layers) - 1
         grad_s, grad_D = [None] * (N + 1), [None] * N

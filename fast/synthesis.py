@@ -29,7 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fast.layers import Convolution, Layer, Styles, channels_last, per_channel, stacked_styles
+from fast.layers import (
+    Convolution,
+    Layer,
+    Styles,
+    channels_last,
+    per_channel,
+    require_kept,
+    stacked_styles,
+)
 from fast.precision import convolutions_in, dtype_of
 from fast.search_step import TorchStep
 from stylegan import LEAKY_SLOPE, G_synthesis
@@ -345,6 +353,7 @@ class _Synthesis(torch.autograd.Function):
     @staticmethod
     def _gradients(ctx, grad: Tensor) -> list[Tensor | None]:
         """For w and the noise maps of all layers."""
+        require_kept(ctx.activations)
         fast = ctx.fast
         L = len(fast.layers)
         needed = ctx.needs_input_grad[4:]

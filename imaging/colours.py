@@ -15,6 +15,7 @@ PRIMARIES = {
     9: ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
     12: ((1.2249, -0.2249, 0.0), (-0.0421, 1.0421, 0.0), (-0.0196, -0.0786, 1.0983)),
 }  # 9: BT.2020, 12: Display P3
+BITS_PER_SAMPLE = 258  # the tag of a TIFF file
 ROWS = 256  # that are converted at a time
 
 
@@ -50,7 +51,8 @@ def over_white(picture: Image.Image) -> Image.Image:
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture)
-    if values.min() < 0 or values.max() > 65535:
+    bits = getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE)
+    if values.min() < 0 or values.max() > 65535 or bits == (32,):
         raise UserError("it has 32-bit pixels, which have no fixed range: save it as 8 or 16 bits")
     grey = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), ROWS):

@@ -77,8 +77,8 @@ class FaceRecords:
                 file.write(_encoded(rows, file.tell()))
         except OSError as error:
             raise UserError(
-                f"its lines in {self.path} cannot be written ({error.strerror}): make room there "
-                f"and run this again with -overwrite"
+                f"its lines in {self.path} cannot be written ({error.strerror}): see to it and run "
+                f"this again with -overwrite"
             ) from None
 
     def tidy(self) -> None:

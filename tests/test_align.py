@@ -174,6 +174,21 @@ def test_faces_can_be_chosen_and_a_photograph_on_its_side_has_its_face(aligned_h
     assert done.returncode == 2 and "is not align_face.py's" in done.stderr
 
 
+def test_faces_that_could_not_be_listed_are_told_by_the_status(
+    aligned_here, tmp_path, astronaut, monkeypatch
+):
+    (tmp_path / "input").mkdir()
+    astronaut.save(tmp_path / "input" / "nasa.png")
+
+    def full(table, records):
+        raise UserError("its lines cannot be written")
+
+    monkeypatch.setattr("imaging.face_records.FaceRecords.add", full)
+    done = aligned_here()
+    assert done.returncode == 1 and "nasa.png: its lines cannot be written" in done.stderr
+    assert (tmp_path / "input" / "nasa_0.png").exists()
+
+
 def test_a_file_that_is_not_a_face_of_the_photograph_is_never_written_over(aligned_here, tmp_path):
     (tmp_path / "input").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "input" / "me.jpg")

@@ -80,6 +80,20 @@ def test_gradients_are_those_of_the_authors_program(tmp_path, name):
         assert error_of(maps.grad, expected[f"grad_noise{i}"]) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["rosinality_tiny.pt", "sg3t_tiny.pkl"])
+def test_a_second_gradient_of_one_picture_is_refused_in_words(tmp_path, name, tiny):
+    for model in (PULSE(tiny, device="cpu"), model_of(name, tmp_path)):
+        generator = model.generator
+        w = torch.randn(1, generator.dlatent_size).requires_grad_()
+        image = model.synthesize(w)
+        torch.autograd.grad(image.sum(), w, retain_graph=True)
+        if generator.synthesis.family == "stylegan2":  # keeps what it needs
+            torch.autograd.grad(image.sum(), w)
+        else:
+            with pytest.raises(RuntimeError, match="differentiated once"):
+                torch.autograd.grad(image.sum(), w)
+
+
 def test_labels_are_chosen_or_asked_for_in_one_sentence(tmp_path):
     name = "sg2_tiny_conditional_nhwc.pkl"
     with pytest.raises(UserError, match="3 labels: choose one, from -label 0 to -label 2"):

@@ -293,6 +293,7 @@ def test_floating_point_and_32_bit_pixels_are_refused(tmp_path):
     assert "floating" in refusal(saved(tmp_path, "f.tif", Image.new("F", (4, 4), 0.5)))
     assert "32-bit" in refusal(saved(tmp_path, "i.tif", Image.new("I", (4, 4), 70000)))
     assert "32-bit" in refusal(saved(tmp_path, "n.tif", Image.new("I", (4, 4), -1)))
+    assert "32-bit" in refusal(saved(tmp_path, "d.tif", Image.new("I", (4, 4), 200)))  # of 8 bits
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "webp", "tif"])

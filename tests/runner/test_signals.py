@@ -134,7 +134,8 @@ def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same(lost, th
     assert left.value.code is None
 
 
-def test_so_it_does_in_the_middle_of_a_search(pulse, monkeypatch):
+@pytest.mark.parametrize("flags", [(), ("-overwrite",)])
+def test_so_it_does_in_the_middle_of_a_search(pulse, monkeypatch, flags):
     whole, steps = Search.step, []
 
     def step(search):
@@ -144,6 +145,7 @@ def test_so_it_does_in_the_middle_of_a_search(pulse, monkeypatch):
         return whole(search)
 
     monkeypatch.setattr(Search, "step", step)
-    told = pulse("-steps", 100, status=143).err
-    assert len(steps) == 3 and told.endswith("goes on from there\n")
+    told = pulse("-steps", 100, *flags, status=143).err
+    same = f"the same command{' without -overwrite' * len(flags)}"
+    assert len(steps) == 3 and told.endswith(f"is kept, {same} goes on from there\n")
     assert not pictures(pulse.runs)
