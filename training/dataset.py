@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from imaging.pictures import list_pictures, read_picture
 
 FEWEST = 64  # pictures; a discriminator knows fewer by heart at once
@@ -65,6 +66,7 @@ def _of_folder(folder: Path, size: int, prefix: str, most: int | None) -> Tensor
     with ThreadPoolExecutor() as threads:  # decoding leaves the interpreter free
         read = threads.map(partial(read_face, size=size), paths)
         for path, face in zip(paths, read, strict=True):
+            heed_signals()
             if isinstance(face, Tensor):
                 faces.append(face[None])
             else:

@@ -30,6 +30,7 @@ import torch
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from generators.formats import read_stylegan1
 from generators.load import weight_file
 from imaging.provenance import write_png
@@ -66,6 +67,7 @@ def search_share(generator: Path, val: Path, side: int, seed: int = 0) -> tuple[
             + ("-seed", seed, "-device", "cpu"),
         ):
             command = [sys.executable, str(ROOT / script), *map(str, flags), *common]
+            heed_signals()
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise UserError(f"{script}: {done.stderr.strip().splitlines()[-1]}")

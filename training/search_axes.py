@@ -57,6 +57,7 @@ def moments(mapping: G_mapping, draws: int, seed: int = 0) -> tuple[Tensor, Tens
     random = torch.Generator().manual_seed(seed)
     total, products = 0.0, 0.0
     for first in range(0, draws, CHUNK):
+        heed_signals()
         z = torch.randn(min(CHUNK, draws - first), mapping.latent_size, generator=random)
         w = mapping(z).double()
         total, products = total + w.sum(0), products + w.T @ w
