@@ -166,5 +166,5 @@ def test_kid_is_logged_with_every_checkpoint_and_faces_may_be_an_array(
     assert "16 images, " in capsys.readouterr().out
 
     np.save(tmp_path / "wrong.npy", array[:, :2])
-    with pytest.raises(UserError, match=r"holds torch.uint8 \(70, 2, 32, 32\), not uint8"):
+    with pytest.raises(UserError, match=r"holds uint8 \(70, 2, 32, 32\), not uint8"):
         run_train(monkeypatch, "-data", tmp_path / "wrong.npy", *SMALL, "-output_dir", out)
