@@ -77,7 +77,7 @@ def take_over(
 ) -> list[nn.Parameter]:
     """Give `network` what `state` has of it, widened; returns the parameters that it has not."""
     own = network.state_dict()
-    for key in own.keys() & state.keys():
+    for key in [key for key in own if key in state]:  # in order, as `random` is drawn from
         own[key] = widened(state[key].float(), own[key].shape, key, random)
     network.load_state_dict(own)
     return [value for name, value in network.named_parameters() if name not in state]
