@@ -32,9 +32,10 @@ from fast.device import choose_device
 from generators.formats import read_stylegan1
 from generators.load import weight_file
 from safe_files import require_folder_writable
-from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
+from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, save
 from training.dataset import fingerprint, load_faces
 from training.efficientnet import load_efficientnet
+from training.inputs import load_weights
 from training.train_settings import TrainSettings
 from training.trainer import Training
 

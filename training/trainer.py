@@ -258,7 +258,7 @@ class Training:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state`; projected discriminators start again where it has none. Raises:
-        KeyError, RuntimeError or ValueError where it is no such state.
+        LookupError, TypeError, ValueError or RuntimeError where it is no such state.
         """
         self.networks.load_state_dict(state["networks"])
         self.averaged.load_state_dict(state["averaged"])
