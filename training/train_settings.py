@@ -80,7 +80,7 @@ class TrainSettings:
         for name in ("dlatent_size", "mapping_layers", "r1_every", "ada_images", "ema_images"):
             require_at_least(name, getattr(self, name), 1)
         for name, value in asdict(self).items():
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"-{name} must be a finite number, not {value}")
             if name.endswith(("_rate", "_weight")):
                 require_at_least(name, value, 0)
