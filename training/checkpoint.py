@@ -25,12 +25,13 @@ from training.efficientnet import EfficientNetLite
 from training.feature_distance import kernel_distance, pooled_features
 from training.pixel_distance import sliced_wasserstein
 from training.samples import sample_grid, samples
-from training.train_settings import MAY_CHANGE
+from training.train_settings import MAY_CHANGE, TrainSettings
 from training.trainer import Training
 
 ROOT = Path(__file__).resolve().parent.parent
 
 CHECKPOINT = "pulse-training-1"
+NAMES = {field.name for field in dataclasses.fields(TrainSettings)}
 SCORED = 512  # samples for score (b) while training: enough to see it fall
 
 
@@ -50,18 +51,10 @@ def commit() -> str:
     return "unknown"
 
 
-def load_weights(path: Path, flag: str) -> dict[str, Tensor]:
-    """The state dict of the critic.pt or projected.pt that `flag` names. Raises: UserError."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"-{flag} {path} cannot be read ({error.strerror})") from None
-    except Exception as error:  # whatever a damaged file makes torch.load say
-        raise UserError(f"-{flag} {path} holds no weights ({str(error)[:200]})") from None
-
-
 def read_checkpoint(path: Path) -> dict | None:
-    """What a checkpoint holds, or None where there is none. Raises: UserError for another file."""
+    """What a checkpoint holds, its settings as TrainSettings; None where there is none. Raises:
+    UserError for another file, and where another version has other settings.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["format"] != CHECKPOINT or not {"settings", "data"} <= state.keys():
@@ -73,7 +66,28 @@ def read_checkpoint(path: Path) -> dict | None:
             f"{path} is no checkpoint of train.py ({str(error)[:200]}): move it "
             f"away, or give another -output_dir"
         ) from None
-    return state
+    try:
+        settings = TrainSettings(**state["settings"])
+    except TypeError:  # a setting that is unknown here
+        raise _other_version(path) from None
+    if not state["settings"].keys() >= NAMES - MAY_CHANGE:
+        raise _other_version(path)
+    return {**state, "settings": settings}
+
+
+def restore(training: Training, state: dict, path: Path) -> None:
+    """Go on from `state`, the checkpoint of `path`. Raises: UserError where this version cannot."""
+    try:
+        training.load_state_dict(state)
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        raise _other_version(path) from None
+
+
+def _other_version(path: Path) -> UserError:
+    return UserError(
+        f"{path} was written by another version, and this one cannot go on from it: use that "
+        f"version, or give another -output_dir and -start with its generator.pt"
+    )
 
 
 def load_checkpoint(folder: Path, training: Training, data: str) -> bool:
@@ -83,20 +97,14 @@ def load_checkpoint(folder: Path, training: Training, data: str) -> bool:
     path = folder / "checkpoint.pt"
     if (state := read_checkpoint(path)) is None:
         return False
-    before = {**state["settings"], "data": state["data"]}
+    before = {**dataclasses.asdict(state["settings"]), "data": state["data"]}
     for name, value in {**dataclasses.asdict(training.settings), "data": data}.items():
-        if before.get(name) != value and name not in MAY_CHANGE:
+        if before[name] != value and name not in MAY_CHANGE:
             raise UserError(
-                f"{path} was trained with {name} {before.get(name)}, not {value}: use the same, or "
+                f"{path} was trained with {name} {before[name]}, not {value}: use the same, or "
                 f"give another -output_dir"
             )
-    try:
-        training.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError):
-        raise UserError(
-            f"{path} lacks something that this version needs: give another -output_dir, and "
-            f"start from its generator.pt"
-        ) from None
+    restore(training, state, path)
     return True
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from imaging.pictures import list_pictures, read_picture
 
 FEWEST = 64  # pictures; a discriminator knows fewer by heart at once
@@ -65,6 +67,7 @@ def _of_folder(folder: Path, size: int, prefix: str, most: int | None) -> Tensor
     with ThreadPoolExecutor() as threads:  # decoding leaves the interpreter free
         read = threads.map(partial(read_face, size=size), paths)
         for path, face in zip(paths, read, strict=True):
+            heed_signals()
             if isinstance(face, Tensor):
                 faces.append(face[None])
             else:
@@ -74,15 +77,17 @@ def _of_folder(folder: Path, size: int, prefix: str, most: int | None) -> Tensor
 
 def _of_array(path: Path, size: int) -> Tensor:
     try:
-        faces = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
+        faces = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}): name a folder or .npy") from None
-    if faces.dtype != torch.uint8 or faces.shape[1:] != (3, size, size):
+    if not isinstance(faces, np.ndarray):
+        raise UserError(f"{path} is an archive of arrays: give one of them, as a .npy")
+    if faces.dtype != np.uint8 or faces.shape[1:] != (3, size, size):
         raise UserError(
-            f"{path} holds {faces.dtype} {tuple(faces.shape)}, not uint8 (N, 3, {size}, {size}): "
+            f"{path} holds {faces.dtype} {faces.shape}, not uint8 (N, 3, {size}, {size}): "
             f"make it again"
         )
-    return faces
+    return torch.from_numpy(faces)
 
 
 def read_face(path: Path, size: int) -> Tensor | str:

@@ -16,8 +16,8 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
 from safe_files import require_folder_writable
-from training.checkpoint import add_file_flags, export, read_checkpoint
-from training.train_settings import TrainSettings
+from training.checkpoint import add_file_flags, export, read_checkpoint, restore
+from training.inputs import FEWEST_DRAWS, require_at_least
 from training.trainer import Training
 
 
@@ -37,15 +37,15 @@ def parser() -> Parser:
 
 def main() -> int:
     args = parser().parse_args()
+    require_at_least("prior_draws", args.prior_draws, FEWEST_DRAWS)
     require_folder_writable(args.to, "-to")
     path = args.output_dir / "checkpoint.pt"
     state = read_checkpoint(path)
     if state is None:
         raise UserError(f"{path} does not exist: name the -output_dir of a training")
     faces = torch.empty(0, 3, 1, 1, dtype=torch.uint8)  # none are needed
-    settings = TrainSettings(**state["settings"])
-    training = Training(settings, faces, torch.device("cpu"), args.features)
-    training.load_state_dict(state)
+    training = Training(state["settings"], faces, torch.device("cpu"), args.features)
+    restore(training, state, path)
     about = {"name": args.name, "licence": args.licence, "trained_on": args.trained_on}
     try:
         args.to.mkdir(parents=True, exist_ok=True)

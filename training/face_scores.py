@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from cli.errors import UserError
+from cli.signals import heed_signals
 
 DETECTED_AT = 256  # pixels at which faces are looked for
 DESCRIBED_AT = 150  # pixels that the descriptor network takes
 DESCRIPTORS = "dlib_face_recognition_resnet_model_v1.dat"
 
 
-def _resized(pictures: Tensor, size: int) -> list[np.ndarray]:
-    """(N, 3, S, S) uint8 → N arrays (size, size, 3), bicubic."""
-    return [
-        np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
-        for picture in pictures.permute(0, 2, 3, 1).numpy()
-    ]
+def _resized(pictures: Tensor, size: int) -> Iterator[np.ndarray]:
+    """(N, 3, S, S) uint8 → N arrays (size, size, 3), bicubic, each when it is asked for."""
+    for picture in pictures.permute(0, 2, 3, 1).numpy():
+        heed_signals()
+        yield np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def face_share(pictures: Tensor) -> float:
@@ -48,7 +50,7 @@ def face_descriptors(pictures: Tensor, chunk: int = 50) -> np.ndarray:
         )
     network = dlib.face_recognition_model_v1(str(model))
     descriptors = [
-        network.compute_face_descriptor(_resized(part, DESCRIBED_AT))
+        network.compute_face_descriptor(list(_resized(part, DESCRIBED_AT)))
         for part in pictures.split(chunk)
     ]
     return np.concatenate(descriptors)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cli.signals import heed_signals
 from training.dataset import to_range
 from training.efficientnet import EfficientNetLite
 
@@ -20,6 +21,7 @@ def pooled_features(network: EfficientNetLite, pictures: Tensor, chunk: int = 50
     device = network.stem.weight.device
     features = []
     for part in pictures.split(chunk):
+        heed_signals()
         x = F.interpolate(to_range(part.to(device)), SEEN_AT, mode="bicubic", antialias=True)
         features.append(network.pooled(x.clamp(-1, 1)))
     return torch.cat(features)

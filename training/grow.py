@@ -12,6 +12,7 @@ and a new block of the discriminator to give the next one what it had before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,15 +25,22 @@ from cli.errors import UserError
 from cli.progress import tell
 from cli.signals import heed_signals
 from fast.device import choose_device
-from generators.formats import Networks, read_stylegan1
+from generators.formats import Networks
 from generators.load import save_generator, weight_file
 from generators.prior import fit_prior
 from safe_files import atomic_write, require_folder_writable
 from stylegan import LEAKY_SLOPE, EqualisedConv, G_synthesis
-from training.checkpoint import load_weights
 from training.discriminator import Discriminator
+from training.inputs import (
+    load_weights,
+    read_generator,
+    require_at_least,
+    require_inputs_kept,
+)
+from training.train_settings import require_channels
 
 BATCH, LEARNING_RATE = 16, 5e-3  # of a new block
+FIRST = {"from_rgb.weight", "from_rgb.bias"}  # of a discriminator
 
 
 def widened(weight: Tensor, shape: torch.Size, name: str, random: torch.Generator) -> Tensor:
@@ -77,7 +85,7 @@ def take_over(
 ) -> list[nn.Parameter]:
     """Give `network` what `state` has of it, widened; returns the parameters that it has not."""
     own = network.state_dict()
-    for key in own.keys() & state.keys():
+    for key in [key for key in own if key in state]:  # in order, as `random` is drawn from
         own[key] = widened(state[key].float(), own[key].shape, key, random)
     network.load_state_dict(own)
     return [value for name, value in network.named_parameters() if name not in state]
@@ -114,11 +122,8 @@ def renumbered(critic: dict[str, Tensor], new: int) -> dict[str, Tensor]:
     """The state dict of a discriminator, with `new` blocks before its first one."""
     state = {}
     for key, value in critic.items():
-        if key.startswith("blocks."):
-            _, number, rest = key.split(".", 2)
-            key = f"blocks.{int(number) + new}.{rest}"
         if not (new and key.startswith("from_rgb")):
-            state[key] = value
+            state[re.sub(r"(?<=^blocks\.)\d+", lambda n: str(int(n[0]) + new), key)] = value
     return state
 
 
@@ -187,23 +192,30 @@ class Growth:
 
         fit(self.new, steps, loss, "new block of the generator")
 
-    def grow_critic(self, state: dict[str, Tensor], critic: Discriminator, steps: int) -> None:
-        """Fill `critic` from the state dict of the old generator's one; its new block learns to
-        give on what the old first layer made of the picture at its size. Raises: UserError.
+    def take_critic(self, state: dict[str, Tensor], critic: Discriminator) -> None:
+        """Fill `critic` from the state dict of the old generator's one, but for its new block.
+        Raises: UserError where that is the critic of another generator.
         """
-        numbers = (int(key.split(".")[1]) for key in state if key.startswith("blocks."))
-        number = 1 + max(numbers, default=-1)
-        new = len(critic.blocks) - number
-        if 2**new != self.scale:
+        new = self.scale.bit_length() - 1
+        learned = [f"blocks.{number}." for number in range(new)] + ["from_rgb."] * new
+        differ = critic.state_dict().keys() ^ renumbered(state, new).keys()
+        if FIRST - state.keys() or not all(key.startswith(tuple(learned)) for key in differ):
             raise UserError(
-                "-critic is the discriminator of another size than -start: give the one that was "
+                "-critic is no discriminator of the size that -start has: give the one that was "
                 "trained beside it"
             )
-        new_ones = take_over(critic, renumbered(state, new), torch.Generator().manual_seed(1))
-        critic.to(self.device).requires_grad_(False)
+        random = torch.Generator().manual_seed(1)
+        self.new_of_critic = take_over(critic, renumbered(state, new), random)
+        self.critic = critic.to(self.device).requires_grad_(False)
         old = EqualisedConv(12, len(state["from_rgb.weight"]), kernel=1)
         old.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("from_rgb.")})
-        old.to(self.device).requires_grad_(False)
+        self.old_from_rgb = old.to(self.device).requires_grad_(False)
+
+    def fit_critic(self, steps: int) -> None:
+        """The critic's new block learns to give on what the old first layer made of the picture at
+        its size.
+        """
+        critic, old, new = self.critic, self.old_from_rgb, self.scale.bit_length() - 1
 
         def loss() -> Tensor:
             pictures = self.inputs()[2]
@@ -215,7 +227,7 @@ class Growth:
             x = critic.blocks[:new](x)
             return F.mse_loss(x, _repeated(wanted, x.shape[1], 1))
 
-        fit(new_ones, steps, loss, "new block of the discriminator")
+        fit(self.new_of_critic, steps, loss, "new block of the discriminator")
 
 
 def parser() -> Parser:
@@ -235,29 +247,36 @@ def parser() -> Parser:
 
 def main() -> int:
     args = parser().parse_args()
+    require_at_least("steps", args.steps, 0)
     require_folder_writable(args.output_dir, "-output_dir")
+    require_inputs_kept(
+        [args.output_dir / "generator.pt", args.output_dir / "critic.pt"],
+        [
+            ("the generator to start from", weight_file(args.start)),
+            ("what -critic names", args.critic),
+        ],
+    )
     device = choose_device(args.device)
-    source = read_stylegan1(weight_file(args.start))
-    if source.mapping is None:
-        raise UserError(f"{args.start} has no mapping network: give a generator that has one")
+    source = read_generator(args.start)
     size = source.synthesis.resolution
     if args.resolution not in (size, 2 * size):
         raise UserError(
             f"-resolution {args.resolution} is not what {args.start} can grow to: give {2 * size}, "
             f"or {size}, which only widens it"
         )
+    channels = args.fmap_base, args.fmap_max, args.critic_base, args.critic_max
+    require_channels(args.resolution, *channels)
     torch.manual_seed(0)
     width = source.synthesis.dlatent_size
-    try:
-        synthesis = G_synthesis(width, 3, args.resolution, args.fmap_base, fmap_max=args.fmap_max)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    synthesis = G_synthesis(width, 3, args.resolution, args.fmap_base, fmap_max=args.fmap_max)
     growth = Growth(source, synthesis, device, seed=0)
-    growth.fit_generator(args.steps)
     files = {}
-    if args.critic:
+    if args.critic:  # refused, if it is, before anything learns
         critic = Discriminator(args.resolution, args.critic_base, args.critic_max)
-        growth.grow_critic(load_weights(args.critic, "critic"), critic, args.steps)
+        growth.take_critic(load_weights(args.critic, "critic"), critic)
+    growth.fit_generator(args.steps)
+    if args.critic:
+        growth.fit_critic(args.steps)
         files = {key: value.half().cpu() for key, value in critic.state_dict().items()}
     prior = source.prior or fit_prior(source.mapping.cpu())
     grown = (

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cli.signals import heed_signals
+
 PATCHES = 64  # of a picture, at each level of its pyramid
 DIRECTIONS = 256
 
@@ -52,6 +54,7 @@ def sliced_wasserstein(made: Tensor, real: Tensor, seed: int = 0) -> float:
     sets = [laplacian_pyramid(x[:number].to(device).float()) for x in (made, real)]
     distances = []
     for of_made, of_real in zip(*sets, strict=True):
+        heed_signals()
         a, b = (patches(level, random) for level in (of_made, of_real))
         mean, std = b.mean(dim=(0, 1)), b.std(dim=(0, 1))  # each (C,)
         a, b = (((x - mean) / std).flatten(1) for x in (a, b))
@@ -70,6 +73,7 @@ def nearest(pictures: Tensor, faces: Tensor, step: int = 0, chunk: int = 500) ->
     own = torch.arange(len(flat))[:, None] * step if step else torch.tensor(-1)
     closest = torch.full((len(flat),), torch.inf)
     for numbers in torch.arange(len(faces)).split(chunk):
+        heed_signals()
         part = faces[numbers].float()
         for candidates in (part, part.flip(3)):
             distance = torch.cdist(flat, candidates.flatten(1)).masked_fill(

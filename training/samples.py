@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cli.signals import heed_signals
 from stylegan import G_mapping, G_synthesis
 
 
@@ -22,6 +23,7 @@ def samples(
     device = next(synthesis.parameters()).device
     made = []
     for first in range(0, len(seeds), chunk):
+        heed_signals()
         z, noise = [], []
         for seed in seeds[first : first + chunk]:
             random = torch.Generator().manual_seed(seed)

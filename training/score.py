@@ -19,6 +19,7 @@ dlib. Beside (e) and (f) stand the distances between two halves of the photograp
 from __future__ import annotations
 
 import csv
+import os
 import statistics
 import subprocess
 import sys
@@ -30,18 +31,20 @@ import torch
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
-from generators.formats import read_stylegan1
+from cli.signals import heed_signals
 from generators.load import weight_file
 from imaging.provenance import write_png
+from safe_files import require_folder_writable
 from training.dataset import load_faces
 from training.efficientnet import load_efficientnet
 from training.face_scores import face_descriptors, face_share, frechet_distance
 from training.feature_distance import kernel_distance, pooled_features
+from training.inputs import read_generator, require_at_least
 from training.pixel_distance import memorised_shares, sliced_wasserstein
 from training.samples import sample_grid, samples
 
 ROOT = Path(__file__).resolve().parent.parent
-
+FEWEST_SAMPLES = 4  # with which either half of the photographs, too, holds more than one
 
 # The flags that each part needs.
 NEEDED = {
@@ -66,9 +69,11 @@ def search_share(generator: Path, val: Path, side: int, seed: int = 0) -> tuple[
             + ("-seed", seed, "-device", "cpu"),
         ):
             command = [sys.executable, str(ROOT / script), *map(str, flags), *common]
+            heed_signals()
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise UserError(f"{script}: {done.stderr.strip().splitlines()[-1]}")
+                said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+                raise UserError(f"{script}: {said[-1]}")
         with open(runs / "results.csv", newline="") as file:
             rows = list(csv.DictReader(file))
     within = sum(row["within_eps"] == "True" for row in rows)
@@ -91,22 +96,31 @@ def parser() -> Parser:
     flags.flag("samples", "for a, e and f; half as many for d", 1000, type=int)
     flags.flag("sides", "pixels of the inputs for c", [16], "16", type=int, nargs="+")
     flags.flag("parts", "of a, b, c, d, e and f", "abcd")
-    flags.flag("grid", "write a grid of the samples of seeds 0 to 31 to this PNG", type=Path)
+    flags.flag(
+        "grid", "write a grid of the samples of seeds 0 to 31 to this PNG, a new one", type=Path
+    )
     return flags
 
 
 def main() -> int:
     args = parser().parse_args()
     parts, number = set(args.parts), args.samples
+    if not parts:
+        raise UserError("-parts names none: use letters from a to f")
     for part in args.parts:
         if part not in NEEDED:
             raise UserError(f"-parts {args.parts} names {part!r}: use letters from a to f")
         for flag in NEEDED[part]:
             if getattr(args, flag) is None:
                 raise UserError(f"-parts {args.parts} needs -{flag}: name a folder")
-    networks = read_stylegan1(weight_file(args.generator))
-    if networks.mapping is None:
-        raise UserError(f"{args.generator} has no mapping network to draw samples with")
+    require_at_least("samples", number, FEWEST_SAMPLES)
+    if args.size is not None:
+        require_at_least("size", args.size, 1)
+    if args.grid:
+        if os.path.lexists(args.grid):
+            raise UserError(f"-grid {args.grid} is there already: give another name")
+        require_folder_writable(args.grid.parent, "-grid")
+    networks = read_generator(args.generator)
     size = networks.synthesis.resolution
     if parts & set("abd"):
         train = load_faces(args.data, size)
@@ -121,7 +135,10 @@ def main() -> int:
         network = load_efficientnet(None, 1, torch.device("cpu"))
     made = samples(networks.synthesis, networks.mapping, range(max(number, 32)))
     if args.grid:
-        write_png(args.grid, sample_grid(made[:32]), {"Description": "samples, seeds 0 to 31"})
+        try:
+            write_png(args.grid, sample_grid(made[:32]), {"Description": "samples, seeds 0 to 31"})
+        except OSError as error:
+            raise UserError(f"-grid {args.grid} cannot be written ({error.strerror})") from None
     made = made[:number]
 
     if "a" in parts:

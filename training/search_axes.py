@@ -37,11 +37,17 @@ from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
 from cli.signals import heed_signals
-from generators.formats import Networks, read_stylegan1
+from generators.formats import Networks
 from generators.load import save_generator, weight_file
 from generators.prior import fit_prior
 from safe_files import require_folder_writable
 from stylegan import EqualisedLinear, G_mapping
+from training.inputs import (
+    FEWEST_DRAWS,
+    read_generator,
+    require_at_least,
+    require_inputs_kept,
+)
 from training.samples import samples
 
 OFFSET = 4.0  # of a Gaussian's numbers, three in 100,000 lie farther below its mean
@@ -57,6 +63,7 @@ def moments(mapping: G_mapping, draws: int, seed: int = 0) -> tuple[Tensor, Tens
     random = torch.Generator().manual_seed(seed)
     total, products = 0.0, 0.0
     for first in range(0, draws, CHUNK):
+        heed_signals()
         z = torch.randn(min(CHUNK, draws - first), mapping.latent_size, generator=random)
         w = mapping(z).double()
         total, products = total + w.sum(0), products + w.T @ w
@@ -166,8 +173,6 @@ def parser() -> Parser:
 def require_usable(networks: Networks, args: Namespace) -> None:
     """Raises: UserError, one sentence, where the flags or the generator cannot be used."""
     mapping, size = networks.mapping, networks.synthesis.resolution
-    if mapping is None:
-        raise UserError(f"{args.start} has no mapping network: give a generator that has one")
     if args.undo != ("search_axes" in networks.about):
         raise UserError(
             f"{args.start} has the coordinates that it was trained with: there is nothing to undo"
@@ -184,10 +189,9 @@ def require_usable(networks: Networks, args: Namespace) -> None:
     for name, fewest in (
         ("draws", 10 * mapping.dlatent_size),
         ("pictures", 1),
-        ("prior_draws", 2),
+        ("prior_draws", FEWEST_DRAWS),
     ):
-        if getattr(args, name) < fewest:
-            raise UserError(f"-{name} must be at least {fewest}, not {getattr(args, name)}")
+        require_at_least(name, getattr(args, name), fewest)
 
 
 def require_same_samples(before: Networks, after: Networks, start: object) -> None:
@@ -204,10 +208,9 @@ def require_same_samples(before: Networks, after: Networks, start: object) -> No
 def main() -> int:
     args = parser().parse_args()
     require_folder_writable(args.output_dir, "-output_dir")
-    start, path = weight_file(args.start), args.output_dir / "generator.pt"
-    if path.exists() and path.samefile(start):
-        raise UserError(f"{path} is the generator to start from: give another -output_dir")
-    before = read_stylegan1(start)
+    path = args.output_dir / "generator.pt"
+    require_inputs_kept([path], [("the generator to start from", weight_file(args.start))])
+    before = read_generator(args.start)
     require_usable(before, args)
     before.synthesis.float().requires_grad_(False), before.mapping.float()
     if args.undo:

@@ -18,6 +18,7 @@ weights whose average it is), critic.pt and projected.pt (what it was trained ag
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -29,16 +30,23 @@ from cli.errors import UserError
 from cli.progress import tell
 from cli.signals import heed_signals
 from fast.device import choose_device
-from generators.formats import read_stylegan1
 from generators.load import weight_file
 from safe_files import require_folder_writable
-from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, load_weights, save
+from training.checkpoint import Scores, add_file_flags, export, load_checkpoint, save
 from training.dataset import fingerprint, load_faces
 from training.efficientnet import load_efficientnet
+from training.inputs import (
+    FEWEST_DRAWS,
+    load_weights,
+    read_generator,
+    require_at_least,
+    require_inputs_kept,
+)
 from training.train_settings import TrainSettings
 from training.trainer import Training
 
 FALL = 0.1
+MAX_THREADS = 1024  # far more than pay; PyTorch dies of what the system cannot start
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,13 @@ class Schedule:
     tell_seconds: float  # between lines about the losses, where above 0
     warmup_images: int  # by which the discriminator learns alone
     falling: float  # share of the run at whose end the learning rates have fallen to FALL
+
+    def check(self) -> None:
+        """Raises: UserError, one sentence, for a value by which nothing can be trained."""
+        for name in ("minutes", "images", "save_minutes", "tell_seconds", "warmup_images"):
+            require_at_least(name, getattr(self, name), 0)
+        if not 0 <= self.falling <= 1:
+            raise UserError(f"-falling must be from 0 to 1, not {self.falling}")
 
     def reached(self, seconds: float, images: int) -> float:
         """How much of the run is over, from 0 to 1 or more."""
@@ -156,16 +171,45 @@ def train(training: Training, schedule: Schedule, folder: Path, data: str, score
             last = saved
 
 
+def require_usable(args: Namespace) -> None:
+    """Raises: UserError, one sentence, for flags that cannot be used, and where what a new training
+    starts from would be replaced by what it writes.
+    """
+    if args.compile not in ("auto", "on", "off"):
+        raise UserError(f"-compile {args.compile!r} is unknown: use auto, on or off")
+    if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
+        raise UserError(f"-threads must be from 1 to {MAX_THREADS}, not {args.threads}")
+    require_at_least("prior_draws", args.prior_draws, FEWEST_DRAWS)
+    for needed, names in (
+        ("start", ("trained", "critic", "projected", "warmup_images")),
+        ("kid", ("kid_features",)),
+    ):
+        for name in names:
+            if getattr(args, name) and getattr(args, needed) is None:
+                raise UserError(f"-{name} is for -{needed}: give that as well, or neither")
+    require_folder_writable(args.output_dir, "-output_dir")
+    if (args.output_dir / "checkpoint.pt").exists():
+        return  # what is beside it is of this training
+    written = ("generator.pt", "trained.pt", "critic.pt", "projected.pt", "samples.png")
+    started = ("the generator to start from", args.start and weight_file(args.start))
+    beside = [
+        (f"what -{name} names", getattr(args, name)) for name in ("trained", "critic", "projected")
+    ]
+    folders = [*args.data, *([args.kid] if args.kid else [])]
+    pictures = [("a picture to train on", folder / "samples.png") for folder in folders]
+    require_inputs_kept((args.output_dir / name for name in written), [started, *beside, *pictures])
+
+
 def main() -> int:
     args = parser().parse_args()
     settings = TrainSettings(
         **{field.name: getattr(args, field.name) for field in fields(TrainSettings)}
     )
     settings.check()
-    if args.compile not in ("auto", "on", "off"):
-        raise UserError(f"-compile {args.compile!r} is unknown: use auto, on or off")
-    require_folder_writable(args.output_dir, "-output_dir")
-    if args.threads:
+    schedule = Schedule(**{field.name: getattr(args, field.name) for field in fields(Schedule)})
+    schedule.check()
+    require_usable(args)
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)
     faces = load_faces(args.data, settings.resolution, 2 * settings.batch_size)
@@ -182,21 +226,13 @@ def main() -> int:
         tell(f"goes on at {training.images} images")
     elif args.start is not None:
         training.start_from(
-            read_stylegan1(weight_file(args.start)),
-            args.trained and read_stylegan1(args.trained),
+            read_generator(args.start),
+            args.trained and read_generator(args.trained),
             critic=args.critic and load_weights(args.critic, "critic"),
             projected=args.projected and load_weights(args.projected, "projected"),
         )
     if args.compile == "on" or (args.compile == "auto" and args.minutes > 10):
         training.compile()
-    schedule = Schedule(
-        args.minutes,
-        args.images,
-        args.save_minutes,
-        args.tell_seconds,
-        0 if args.start is None else args.warmup_images,
-        args.falling,
-    )
     about = {
         "name": args.name,
         "licence": args.licence,

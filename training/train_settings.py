@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
 
 from cli.errors import UserError
+from search_settings import require_seed
+from training.inputs import require_at_least
 from training.search_loss import GROUPS
 
 
@@ -13,10 +16,20 @@ def _setting(default, help: str):
 
 
 # when going on
-MAY_CHANGE = (
+MAY_CHANGE = {
     *("learning_rate", "projected_learning_rate", "ema_images"),
     *("search_weight", "search_side", "r1_weight", "projected_weight"),
-)
+}
+
+
+def require_channels(
+    resolution: int, fmap_base: int, fmap_max: int, critic_base: int, critic_max: int
+) -> None:
+    """Raises: UserError where a block of the generator or of the critic would have no channels."""
+    require_at_least("fmap_base", fmap_base, resolution // 2)
+    require_at_least("fmap_max", fmap_max, 1)
+    require_at_least("critic_base", critic_base, resolution // 2)
+    require_at_least("critic_max", critic_max, 1)
 
 
 @dataclass(frozen=True)
@@ -63,21 +76,16 @@ class TrainSettings:
             raise UserError(f"resolution must be a power of two from 32 on, not {size}")
         if side < 1 or size % side or side == size:
             raise UserError(f"search_side must divide {size}, and be less, not {side}")
-        for name in (
-            "fmap_base",
-            "fmap_max",
-            "dlatent_size",
-            "mapping_layers",
-            "critic_max",
-            "r1_every",
-            "ada_images",
-            "ema_images",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.fmap_base < size // 2:
-            raise UserError(f"fmap_base must be at least {size // 2}, not {self.fmap_base}")
-        if self.critic_base < size // 2:
-            raise UserError(f"critic_base must be at least {size // 2}, not {self.critic_base}")
+        require_channels(size, self.fmap_base, self.fmap_max, self.critic_base, self.critic_max)
+        for name in ("dlatent_size", "mapping_layers", "r1_every", "ada_images", "ema_images"):
+            require_at_least(name, getattr(self, name), 1)
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"-{name} must be a finite number, not {value}")
+            if name.endswith(("_rate", "_weight")):
+                require_at_least(name, value, 0)
+        if not 0 <= self.mixing <= 1:
+            raise UserError(f"-mixing must be from 0 to 1, not {self.mixing}")
+        require_seed(self.seed)
         if self.batch_size < 1 or self.batch_size % (2 * GROUPS):
             raise UserError(f"batch_size must be a multiple of {2 * GROUPS}, not {self.batch_size}")

@@ -214,12 +214,12 @@ class Training:
         trained: Networks | None = None,
         **adversaries: dict[str, Tensor] | None,
     ) -> None:
-        """Weights of a generator's file instead of random ones, and of `files` those that are
-        given. trained: the weights whose average `networks` is, where they were kept. Raises:
-        UserError where they do not fit.
+        """Weights of a generator's file, which has a mapping network, instead of random ones, and
+        of `files` those that are given. trained: the weights whose average `networks` is, where
+        they were kept. Raises: UserError where they do not fit.
         """
         for file in filter(None, (networks, trained)):
-            config = {**file.synthesis.config, "mapping_layers": len(file.mapping or ())}
+            config = {**file.synthesis.config, "mapping_layers": len(file.mapping)}
             for name, value in asdict(self.settings).items():
                 if config.get(name, value) != value:
                     raise UserError(
@@ -238,9 +238,15 @@ class Training:
                 ) from None
         self.images_before = int(networks.about.get("images_seen", 0))
         self.hours_before = float(networks.about.get("hours", 0))
-        for name in ("synthesis", "mapping"):
-            self.averaged[name].load_state_dict(getattr(networks, name).state_dict())
-            self.networks[name].load_state_dict(getattr(trained or networks, name).state_dict())
+        try:
+            for name in ("synthesis", "mapping"):
+                self.averaged[name].load_state_dict(getattr(networks, name).state_dict())
+                self.networks[name].load_state_dict(getattr(trained or networks, name).state_dict())
+        except RuntimeError:
+            raise UserError(
+                "the generator to start from has layers of other widths than a training gives "
+                "them: give another generator"
+            ) from None
 
     def state_dict(self) -> dict:
         """Everything that the next step depends on; loads with weights_only=True."""
@@ -258,7 +264,7 @@ class Training:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state`; projected discriminators start again where it has none. Raises:
-        KeyError, RuntimeError or ValueError where it is no such state.
+        LookupError, TypeError, ValueError or RuntimeError where it is no such state.
         """
         self.networks.load_state_dict(state["networks"])
         self.averaged.load_state_dict(state["averaged"])

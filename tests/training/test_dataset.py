@@ -32,6 +32,18 @@ def test_an_array_must_hold_faces_of_that_size(tmp_path):
     assert torch.equal(load_faces([tmp_path / "faces.npy"], 16, fewest=2), faces)
     with pytest.raises(UserError, match="not uint8"):
         load_faces([tmp_path / "faces.npy"], 32)
+    np.save(tmp_path / "names.npy", np.array(["a.png", "b.png"]))
+    with pytest.raises(UserError, match=r"names.npy holds <U5 \(2,\), not uint8"):
+        load_faces([tmp_path / "names.npy"], 16)
+    with open(tmp_path / "several.npy", "wb") as file:
+        np.savez(file, faces=faces.numpy())
+    with pytest.raises(UserError, match="several.npy is an archive of arrays"):
+        load_faces([tmp_path / "several.npy"], 16)
+    whole = (tmp_path / "several.npy").read_bytes()
+    for damaged in (b"", whole[:-30], (tmp_path / "faces.npy").read_bytes()[:-1]):
+        (tmp_path / "damaged.npy").write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged.npy cannot be read"):
+            load_faces([tmp_path / "damaged.npy"], 16)
     assert fingerprint(faces) == fingerprint(faces.clone()) != fingerprint(faces.flip(3))
     assert to_range(faces).min() == -1 and to_range(faces).max() == 1
 

@@ -1,5 +1,6 @@
 """training/grow.py: a wider network computes what the narrow one did, and its copies can part."""
 
+import os
 import subprocess
 import sys
 
@@ -52,9 +53,12 @@ def test_what_is_no_multiple_is_refused():
 def test_a_discriminator_of_another_size_is_refused():
     source = Networks(*random_networks(16))
     growth = Growth(source, G_synthesis(16, 3, 32, fmap_base=128, fmap_max=16), CPU, seed=0)
-    for size in (8, 32):
-        with pytest.raises(UserError, match="-critic is the discriminator of another size"):
-            growth.grow_critic(Discriminator(size, 128, 16).state_dict(), Discriminator(32), 1)
+    fitting = Discriminator(16, 128, 16).state_dict()
+    del fitting["conv.weight"]
+    others = [Discriminator(size, 128, 16).state_dict() for size in (8, 32)]
+    for state in (*others, fitting, source.synthesis.state_dict(), {}):
+        with pytest.raises(UserError, match="-critic is no discriminator of the size that -start"):
+            growth.take_critic(state, Discriminator(32))
 
 
 def test_twice_the_resolution_learns_the_old_pictures_enlarged(tmp_path):
@@ -78,6 +82,48 @@ def test_twice_the_resolution_learns_the_old_pictures_enlarged(tmp_path):
     assert torch.equal(grown.mapping[0].weight, read_networks(source).mapping[0].weight.half())
     critic = Discriminator(32, 256, 32)
     critic.load_state_dict(torch.load(tmp_path / "grown" / "critic.pt", weights_only=True))
+
+
+def test_a_generator_is_widened_to_the_same_bytes_in_every_process(tmp_path):
+    source = one_file(tmp_path / "small.pt", resolution=16)
+    command = [sys.executable, "-m", "training.grow", "-start", source, "-resolution", 16]
+    command += ["-fmap_base", 128, "-fmap_max", 16, "-device", "cpu", "-output_dir"]
+    for seed in "12":  # of the order in which a set is gone through
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        words = list(map(str, [*command, tmp_path / seed]))
+        subprocess.run(words, check=True, cwd=ROOT, env=environment, capture_output=True)
+    first, second = (read_networks(tmp_path / seed / "generator.pt").synthesis for seed in "12")
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["-critic_base", 8], "-critic_base must be at least 16, not 8"),
+        (["-critic_max", 0], "-critic_max must be at least 1, not 0"),
+        (["-fmap_max", 0], "-fmap_max must be at least 1, not 0"),
+        (["-steps", -2], "-steps must be at least 0, not -2"),
+        (["-critic", "small.pt"], "-critic small.pt holds no weights: give the critic.pt"),
+        (["-critic", "wrong.pt"], "-critic is no discriminator of the size that -start has"),
+        (["-output_dir", "."], "generator.pt is the generator to start from: give another"),
+        (["-output_dir", "beside"], "beside/critic.pt is what -critic names: give another"),
+    ],
+)
+def test_what_cannot_be_grown_is_refused_before_anything_learns(called, tmp_path, flags, said):
+    one_file(tmp_path / "small.pt", resolution=16)
+    one_file(tmp_path / "generator.pt", resolution=16)
+    (tmp_path / "beside").mkdir()
+    torch.save(Discriminator(16, 128, 16).state_dict(), tmp_path / "beside" / "critic.pt")
+    torch.save(Discriminator(8, 128, 16).state_dict(), tmp_path / "wrong.pt")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
+    words = {"-start": "generator.pt", "-critic": "beside/critic.pt", "-output_dir": "grown"}
+    words |= {"-resolution": 32, "-fmap_base": 128, "-fmap_max": 16, "-critic_base": 256}
+    words |= {"-critic_max": 32, "-steps": 1, "-device": "cpu", **dict([flags])}
+    done = called("training.grow", *(each for pair in words.items() for each in pair), cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not done.stdout
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
 
 
 @pytest.mark.parametrize(("resolution", "status"), [(16, 0), (8, 2), (64, 2)])

