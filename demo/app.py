@@ -118,8 +118,6 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="pulse_page_") as folder,
     ):
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "gradio"))
-        uploads = Path(folder, "uploads")
-        uploads.mkdir()
         try:
             import gradio  # noqa: F401
         except ImportError as error:
@@ -141,7 +139,7 @@ def main() -> int:
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
 
         try:
-            serve(listener, uploads, generators, args.device, args.cache_dir, ready)
+            serve(listener, Path(folder), generators, args.device, args.cache_dir, ready)
         except Stopped as stopped:
             status = 128 + stopped.signum
     if status:  # a search, a download or a photograph may be under way in a thread: not waited for

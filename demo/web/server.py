@@ -181,9 +181,12 @@ def serve(
     cache_dir: Path,
     ready: Callable[[], object],
 ) -> None:
-    """Answer until a signal asks for an end. folder: for uploads, while their pages are open."""
-    visitors, uploads = Visitors(), Uploads(folder)
-    reader, searcher = Reader(cache_dir), Searcher(device, cache_dir)
+    """Answer until a signal asks for an end. folder: for uploads, while their pages are open, and
+    for results, while they are written; whoever gave it removes it.
+    """
+    visitors, uploads = Visitors(), Uploads(folder / "uploads")
+    uploads.folder.mkdir()
+    reader, searcher = Reader(cache_dir), Searcher(device, cache_dir, folder)
     page = Page(visitors, reader, searcher, uploads, generators)
     app = application(page, uploads, visitors)
     config = uvicorn.Config(

@@ -36,7 +36,7 @@ def tiny_task(tiny):
 
 @pytest.fixture
 def searcher(tmp_path, one_thread):
-    return Searcher("cpu", tmp_path)
+    return Searcher("cpu", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "flags"), [(FACES, {}), (SQUARE, {"mode": "resize"})])
