@@ -58,6 +58,7 @@ class Searcher:
             gc.collect()
             torch.set_num_threads(self.threads)
             self.model = PULSE(name, self.device, self.cache_dir, progress=task.downloading)
+            self.model.progress = False  # it would keep the task, and show its fits in the terminal
             self.name = name
         torch.set_num_threads(self.threads)
         torch.set_num_threads(choose_threads(None, self.model.generator.synthesis))

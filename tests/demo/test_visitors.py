@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
+import weakref
 
 import loopback
 import pytest
@@ -191,6 +194,21 @@ def test_the_download_of_a_generator_is_told_while_it_comes_in(
         searcher.run(task)
     assert stages[-1] == "Downloading w.pt: 0.5 of 0.5 MB." and len(stages) > 1
     assert not (tmp_path / "w.pt").exists()
+
+
+def test_nothing_of_a_search_is_kept_with_the_generator(tiny_task, searcher):
+    _, task = tiny_task(duplicates=2, search="quick")  # the first, for which it is loaded
+    searcher.run(task)
+    kept = [weakref.ref(each) for each in (task, task.LR, task.finished[0])]
+    del task, _
+    gc.collect()
+    assert searcher.model is not None and [each() for each in kept] == [None] * 3
+
+
+def test_the_fit_shows_no_bar_in_the_terminal(tiny_task, searcher, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    searcher.run(tiny_task(search="quick")[1])
+    assert capsys.readouterr().err == ""
 
 
 def test_the_queue_has_an_end(tiny_task, searcher, monkeypatch):
