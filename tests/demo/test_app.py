@@ -129,7 +129,8 @@ def test_gradios_ways_to_files_and_other_machines_are_closed(alone):
 
 def test_another_site_cannot_use_the_page(alone):
     for path in ("photograph", "gradio_api/queue/join", "gradio_api/run/cancel"):
-        assert alone.refuses(path, b"{}", Origin="http://elsewhere.example"), path
+        for origin in ("http://elsewhere.example", "null", "http://[", "http://é"):
+            assert alone.refuses(path, b"{}", Origin=origin.encode()), (path, origin)
     assert not alone.refuses("photograph", b"x", Origin=alone.url.rstrip("/"))
 
 
@@ -144,6 +145,8 @@ def test_a_result_is_had_by_its_own_name_only_and_gone_with_its_page(alone):
     assert answer.headers["cache-control"] == "no-store"
     assert requests.get(alone.url + f"result/{'0' * 32}.png").status_code == 404
     assert requests.get(alone.url + link.replace(".png", ".exe")).status_code == 404
+    for name in ("é.png", "%FF.png", "%00", link[7:-4] + "é.png"):
+        assert requests.get(alone.url + f"result/{name}").status_code == 404, name
     client.close()
     until(lambda: requests.get(alone.url + link).status_code == 404, "the result is still there")
 
