@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
+from cli.signals import heed_signals
 from demo.web.page import HERE, Page
 from demo.web.reading import Reader
 from demo.web.searches import Searcher
@@ -206,6 +207,7 @@ def serve(
             ready()
 
     try:
+        heed_signals()  # the next one is uvicorn's
         Server(config).run([listener])
     finally:
         for session in list(visitors.known):

@@ -46,6 +46,28 @@ def test_without_gradio_it_says_what_to_install(tmp_path):
     assert "pip install -r requirements-app.txt" in done.stderr and done.stderr.count("\n") == 1
 
 
+LOSES_A_SIGNAL = """
+import contextlib, os, signal, sys
+with contextlib.suppress(BaseException):
+    os.kill(os.getpid(), signal.SIGTERM)
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules["gradio"]
+import gradio
+"""
+
+
+def test_a_signal_whose_exception_is_lost_before_it_serves_ends_it_all_the_same(tmp_path):
+    require_gradio()
+    for name in ("modules", "temporary"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "modules" / "gradio.py").write_text(LOSES_A_SIGNAL)
+    places = {"PYTHONPATH": str(tmp_path / "modules"), "TMPDIR": str(tmp_path / "temporary")}
+    done = command(APP, "-port", 0, cwd=tmp_path, env={**os.environ, **places}, timeout=60)
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "temporary").glob("pulse_page*"))
+
+
 def test_the_commands_neither_import_nor_need_gradio_or_jupyter(tmp_path):
     for name in ("gradio", "gradio_client", "fastapi", "uvicorn", "IPython", "ipykernel"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')")
