@@ -68,7 +68,10 @@ class Task:
     def fitting(self, done: int, total: int) -> None:
         """A fit to the generator is made. Raises: Cancelled."""
         self.go_on()
-        self.stage = f"The quick search gets to know the generator, once: {100 * done // total} %."
+        self.stage = (
+            f"The quick search gets to know the generator, the first time for a size of the small "
+            f"picture: {100 * done // total} %."
+        )
 
     def downloading(self, name: str, done: int, total: int | None) -> None:
         """The generator's weights are coming in. Raises: Cancelled."""

@@ -148,7 +148,7 @@ def test_the_quick_search_is_that_of_run_py_and_tells_of_its_fit(
     stages, fitting = [], task.fitting
     task.fitting = lambda *news: (fitting(*news), stages.append(task.stage))
     searcher.run(task)
-    assert stages[-1] == "The quick search gets to know the generator, once: 100 %."
+    assert stages[-1].endswith("the first time for a size of the small picture: 100 %.")
     visitor.squares[0].save(tmp_path / "tan.png")
     ran = called("run.py", "-input_dir", "tan.png", "-generator", tiny, "-search", "quick",
                  "-seed", 1, "-steps", 20, "-threads", 1, cwd=tmp_path)  # fmt: skip
@@ -157,6 +157,11 @@ def test_the_quick_search_is_that_of_run_py_and_tells_of_its_fit(
     assert task.finished[0].png == theirs.read_bytes()
     searcher.run(again := tiny_task(steps=20, search="quick")[1])
     assert again.finished[0].png == task.finished[0].png and len(stages) == 50  # made once
+    for _ in range(2):
+        other = tiny_task(steps=20, search="quick")[1]
+        other.fitting, other.LR = task.fitting, Image.new("RGB", (8, 8), "tan")
+        searcher.run(other)
+        assert len(stages) == 100  # and once for another size
 
 
 def test_a_fit_can_be_cancelled(tiny_task, searcher):
