@@ -28,14 +28,27 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path):
-    require_gradio()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = command(APP, "-port", port, cwd=tmp_path)
+def refused(folder, port, *args) -> str:
+    """What is said of an address."""
+    done = command(APP, "-port", port, *args, cwd=folder)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"app.py: error: -host 127.0.0.1 -port {port} cannot be listened")
     assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_a_port_that_cannot_be_had_is_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port in (taken.getsockname()[1], 99999, -1):
+            said = refused(tmp_path, port)
+            assert f" -host 127.0.0.1 -port {port} cannot be listened at (" in said
+            assert said.endswith(": give another port\n")
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "192.0.2.1", "x" * 70])
+def test_a_host_that_is_not_this_machine_is_one_sentence_about_the_host(host, tmp_path):
+    said = refused(tmp_path, 0, "-host", host)
+    assert f" -host {host} is no address of this machine (" in said
+    assert said.endswith("): give another host, such as 127.0.0.1\n") and "port" not in said
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path):
