@@ -17,6 +17,7 @@ Photographs, faces and results are kept until their page is closed, and nowhere 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -67,14 +68,20 @@ def parser() -> Parser:
 def listening(host: str, port: int) -> socket.socket:
     """Raises: UserError where that address cannot be had."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)
+        if isinstance(error, OverflowError) or number in (errno.EADDRINUSE, errno.EACCES):
+            raise UserError(
+                f"-host {host} -port {port} cannot be listened at ({reason}): give another port"
+            ) from None
         raise UserError(
-            f"-host {host} -port {port} cannot be listened at ({reason}): give another port"
+            f"-host {host} is no address of this machine ({reason}): give another host, such as "
+            f"127.0.0.1"
         ) from None
     return listener
 
@@ -118,8 +125,6 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="pulse_page_") as folder,
     ):
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "gradio"))
-        uploads = Path(folder, "uploads")
-        uploads.mkdir()
         try:
             import gradio  # noqa: F401
         except ImportError as error:
@@ -141,7 +146,7 @@ def main() -> int:
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
 
         try:
-            serve(listener, uploads, generators, args.device, args.cache_dir, ready)
+            serve(listener, Path(folder), generators, args.device, args.cache_dir, ready)
         except Stopped as stopped:
             status = 128 + stopped.signum
     if status:  # a search, a download or a photograph may be under way in a thread: not waited for

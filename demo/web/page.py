@@ -246,9 +246,15 @@ class Page:
                     gallery = gr.HTML(elem_id="pulse-gallery")
 
             asked = {"show_progress": "hidden", "concurrency_limit": None}
-            read_into = [notice, squares, face, side, start]
-            for change in (upload.upload, reading.change):
-                change(self.read, [upload, reading, generator], read_into, api_name="read", **asked)
+            gr.on(
+                [upload.upload, reading.change],
+                self.read,
+                [upload, reading, generator],
+                [notice, squares, face, side, start],
+                api_name="read",
+                trigger_mode="always_last",  # what comes while another is read is read after it
+                **asked,
+            )
             generator.change(self.choose, generator, [about, side], api_name="choose", **asked)
             start.click(
                 self.search,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import tempfile
 import time
@@ -31,11 +32,12 @@ class Searcher:
     """Searches as run.py does, one task after another, in a thread of its own: PyTorch's number of
     threads, which decides over the last bits, is one per thread.
 
-    The generator that was asked for last stays loaded.
+    The generator that was asked for last stays loaded. folder: for a result's files, while they are
+    written.
     """
 
-    def __init__(self, device: str, cache_dir: Path):
-        self.device, self.cache_dir = device, cache_dir
+    def __init__(self, device: str, cache_dir: Path, folder: Path):
+        self.device, self.cache_dir, self.folder = device, cache_dir, folder
         self.thread = ThreadPoolExecutor(1)
         self.waiting: list[Task] = []  # the first is running
         self.threads = torch.get_num_threads()
@@ -56,6 +58,7 @@ class Searcher:
             gc.collect()
             torch.set_num_threads(self.threads)
             self.model = PULSE(name, self.device, self.cache_dir, progress=task.downloading)
+            self.model.progress = False  # it would keep the task, and show its fits in the terminal
             self.name = name
         torch.set_num_threads(self.threads)
         torch.set_num_threads(choose_threads(None, self.model.generator.synthesis))
@@ -68,11 +71,10 @@ class Searcher:
             model = self.load(task)
             require_lr_size(*task.LR.size, model.generator.resolution)
             pixels = pixels_sha256(task.LR)
-            with tempfile.TemporaryDirectory() as folder:
-                for job in all_jobs([Path("face.png")], task.options.duplicates, Path(folder)):
-                    task.stage, task.iterate = "Preparing the search.", None
-                    loaded = LoadedJob(job, to_tensor(task.LR), pixels)
-                    task.finished.append(self.finished(model, loaded, task))
+            for job in all_jobs([Path("face.png")], task.options.duplicates, self.folder):
+                task.stage, task.iterate = "Preparing the search.", None
+                loaded = LoadedJob(job, to_tensor(task.LR), pixels)
+                task.finished.append(self.finished(model, loaded, task))
         finally:
             if self.model is not None:
                 self.model.free_memory()
@@ -87,8 +89,10 @@ class Searcher:
         if best.result.best_step < 0:
             raise UserError("no step gave finite numbers: choose another seed")
         record = record_of(loaded, model, task.settings, task.options, task.seed)
-        path = write_result(loaded.job, best.HR, record)
-        return Finished(task.LR, to_picture(best.LR), path.read_bytes(), record)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            job = dataclasses.replace(loaded.job, output_dir=Path(folder))
+            png = write_result(job, best.HR, record).read_bytes()
+        return Finished(task.LR, to_picture(best.LR), png, record)
 
 
 def ignored(*_) -> None:

@@ -9,13 +9,13 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
+from cli.signals import heed_signals
 from demo.web.page import HERE, Page
 from demo.web.reading import Reader
 from demo.web.searches import Searcher
@@ -38,7 +38,7 @@ POLICY = (  # for the browser: nothing from elsewhere; gradio's page is made of 
 def same_origin(request: Request) -> bool:
     """Whether it comes from our own page, or from no page at all."""
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    return origin is None or origin.partition("://")[2] == request.headers.get("host")
 
 
 class Guard:
@@ -181,9 +181,12 @@ def serve(
     cache_dir: Path,
     ready: Callable[[], object],
 ) -> None:
-    """Answer until a signal asks for an end. folder: for uploads, while their pages are open."""
-    visitors, uploads = Visitors(), Uploads(folder)
-    reader, searcher = Reader(cache_dir), Searcher(device, cache_dir)
+    """Answer until a signal asks for an end. folder: for uploads, while their pages are open, and
+    for results, while they are written; whoever gave it removes it.
+    """
+    visitors, uploads = Visitors(), Uploads(folder / "uploads")
+    uploads.folder.mkdir()
+    reader, searcher = Reader(cache_dir), Searcher(device, cache_dir, folder)
     page = Page(visitors, reader, searcher, uploads, generators)
     app = application(page, uploads, visitors)
     config = uvicorn.Config(
@@ -204,6 +207,7 @@ def serve(
             ready()
 
     try:
+        heed_signals()  # the next one is uvicorn's
         Server(config).run([listener])
     finally:
         for session in list(visitors.known):

@@ -68,7 +68,10 @@ class Task:
     def fitting(self, done: int, total: int) -> None:
         """A fit to the generator is made. Raises: Cancelled."""
         self.go_on()
-        self.stage = f"The quick search gets to know the generator, once: {100 * done // total} %."
+        self.stage = (
+            f"The quick search gets to know the generator, the first time for a size of the small "
+            f"picture: {100 * done // total} %."
+        )
 
     def downloading(self, name: str, done: int, total: int | None) -> None:
         """The generator's weights are coming in. Raises: Cancelled."""
@@ -199,8 +202,9 @@ class Visitors:
 
     def result(self, token: str) -> Finished | None:
         """The result of that token, whosever it is."""
+        asked = token.encode("ascii", "replace")  # what is no token of ours may have any character
         for visitor in list(self.known.values()):
             for finished in visitor.results:
-                if secrets.compare_digest(finished.token, token):
+                if secrets.compare_digest(finished.token.encode(), asked):
                     return finished
         return None

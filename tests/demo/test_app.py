@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import ROOT, command
+from conftest import ROOT, command, compiled_before, one_file, random_networks
 from open_page import Server, require_gradio, small_picture, until
 from PIL import Image
 
@@ -28,14 +28,27 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path):
-    require_gradio()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = command(APP, "-port", port, cwd=tmp_path)
+def refused(folder, port, *args) -> str:
+    """What is said of an address."""
+    done = command(APP, "-port", port, *args, cwd=folder)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"app.py: error: -host 127.0.0.1 -port {port} cannot be listened")
     assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_a_port_that_cannot_be_had_is_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port in (taken.getsockname()[1], 99999, -1):
+            said = refused(tmp_path, port)
+            assert f" -host 127.0.0.1 -port {port} cannot be listened at (" in said
+            assert said.endswith(": give another port\n")
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "192.0.2.1", "x" * 70])
+def test_a_host_that_is_not_this_machine_is_one_sentence_about_the_host(host, tmp_path):
+    said = refused(tmp_path, 0, "-host", host)
+    assert f" -host {host} is no address of this machine (" in said
+    assert said.endswith("): give another host, such as 127.0.0.1\n") and "port" not in said
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path):
@@ -44,6 +57,28 @@ def test_without_gradio_it_says_what_to_install(tmp_path):
     done = command(APP, cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert "pip install -r requirements-app.txt" in done.stderr and done.stderr.count("\n") == 1
+
+
+LOSES_A_SIGNAL = """
+import contextlib, os, signal, sys
+with contextlib.suppress(BaseException):
+    os.kill(os.getpid(), signal.SIGTERM)
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules["gradio"]
+import gradio
+"""
+
+
+def test_a_signal_whose_exception_is_lost_before_it_serves_ends_it_all_the_same(tmp_path):
+    require_gradio()
+    for name in ("modules", "temporary"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "modules" / "gradio.py").write_text(LOSES_A_SIGNAL)
+    places = {"PYTHONPATH": str(tmp_path / "modules"), "TMPDIR": str(tmp_path / "temporary")}
+    done = command(APP, "-port", 0, cwd=tmp_path, env={**os.environ, **places}, timeout=60)
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "temporary").glob("pulse_page*"))
 
 
 def test_the_commands_neither_import_nor_need_gradio_or_jupyter(tmp_path):
@@ -77,8 +112,8 @@ def test_help_answers_without_gradio_or_torch():
 class Alone:
     """A server, and what talks to it without a browser."""
 
-    def __init__(self, folder: Path):
-        self.server = Server(folder)
+    def __init__(self, folder: Path, *args):
+        self.server = Server(folder, *args)
         self.url = self.server.url
 
     def client(self):
@@ -129,7 +164,8 @@ def test_gradios_ways_to_files_and_other_machines_are_closed(alone):
 
 def test_another_site_cannot_use_the_page(alone):
     for path in ("photograph", "gradio_api/queue/join", "gradio_api/run/cancel"):
-        assert alone.refuses(path, b"{}", Origin="http://elsewhere.example"), path
+        for origin in ("http://elsewhere.example", "null", "http://[", "http://é"):
+            assert alone.refuses(path, b"{}", Origin=origin.encode()), (path, origin)
     assert not alone.refuses("photograph", b"x", Origin=alone.url.rstrip("/"))
 
 
@@ -144,6 +180,8 @@ def test_a_result_is_had_by_its_own_name_only_and_gone_with_its_page(alone):
     assert answer.headers["cache-control"] == "no-store"
     assert requests.get(alone.url + f"result/{'0' * 32}.png").status_code == 404
     assert requests.get(alone.url + link.replace(".png", ".exe")).status_code == 404
+    for name in ("é.png", "%FF.png", "%00", link[7:-4] + "é.png"):
+        assert requests.get(alone.url + f"result/{name}").status_code == 404, name
     client.close()
     until(lambda: requests.get(alone.url + link).status_code == 404, "the result is still there")
 
@@ -177,4 +215,25 @@ def test_sigterm_ends_it_within_five_seconds_in_the_middle_of_a_search(alone):
     assert alone.server.end() == 143
     assert time.monotonic() - started < 5
     assert not list(alone.server.temporary.glob("pulse_page*"))
+    assert "Traceback" not in alone.server.log.read_text()
+
+
+def test_sigterm_within_a_step_that_outlasts_the_grace_period_leaves_no_face(c_cache, tmp_path):
+    require_gradio()
+    compiled_before(tmp_path, c_cache)
+    large = {"fmap_base": 8192, "fmap_max": 512}  # at 1024 pixels a step takes seconds
+    synthesis, _ = random_networks(1024, **large)
+    config = {"resolution": 1024, "dlatent_size": 16, **large}
+    generator = tmp_path / "large.pt"
+    one_file(generator, synthesis=synthesis.state_dict(), config=config)
+    alone = Alone(tmp_path, "-generators", generator)
+    client = alone.client()
+    client.predict(alone.photograph(small_picture()), FACES, str(generator), api_name="/read")
+    running = client.submit(0, 8, str(generator), "1", 2, 2, api_name="/search")
+    until(lambda: any("Face 2 of 2: step 1" in str(each) for each in running.outputs()))
+    pictures = [path.name for path in alone.server.temporary.rglob("*.png")]
+    assert pictures == ["photograph.png"]  # the first face is in memory
+    assert alone.server.end() == 143
+    left = [path for path in alone.server.temporary.rglob("*") if "torchinductor" not in str(path)]
+    assert left == []
     assert "Traceback" not in alone.server.log.read_text()

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, compiled_before
 from PIL import Image
 
@@ -138,6 +139,20 @@ def test_it_is_clean_small_and_says_that_nobody_is_shown():
     assert "The people in the results do not exist." in NOTEBOOK.cells[0].source
     assert "These people do not exist." in "".join(CODE)
     assert os.environ["HOME"] not in (ROOT / "demo" / "PULSE.ipynb").read_text(encoding="utf-8")
+
+
+def test_another_generator_after_demo_has_all_threads_again(
+    one_thread, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+    (cell,) = (source for source in CODE if "PULSE(generator=GENERATOR)" in source)
+    names, threads = {"torch": torch}, []
+    for generator in ("demo", "demo", str(tiny)):
+        names["GENERATOR"] = generator
+        exec(cell, names)
+        threads.append(torch.get_num_threads())
+    assert threads == [1, 1, 2]
 
 
 def test_a_face_that_is_not_there_is_told_of(tmp_path, monkeypatch, astronaut):

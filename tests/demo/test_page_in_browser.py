@@ -176,6 +176,13 @@ def test_after_a_refused_file_another_is_read_and_read_in_another_way(tab, photo
     tab.wait("live", DONE)
 
 
+def test_a_photograph_that_is_chosen_while_another_is_read_takes_its_place(tab, photographs):
+    (field,) = tab.all("input[type=file]")
+    field.send_keys(str(photographs / "two.png"))  # its faces take a second or more to find
+    field.send_keys(str(photographs / "small.png"))
+    tab.wait("notice", "16×16", within=30)
+
+
 def test_a_search_is_cancelled_in_the_middle_and_the_next_one_runs(tab, photographs):
     small(tab, photographs)
     tab.search(Steps=1000, Faces=2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
+import weakref
 
 import loopback
 import pytest
@@ -36,7 +39,7 @@ def tiny_task(tiny):
 
 @pytest.fixture
 def searcher(tmp_path, one_thread):
-    return Searcher("cpu", tmp_path)
+    return Searcher("cpu", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "flags"), [(FACES, {}), (SQUARE, {"mode": "resize"})])
@@ -145,7 +148,7 @@ def test_the_quick_search_is_that_of_run_py_and_tells_of_its_fit(
     stages, fitting = [], task.fitting
     task.fitting = lambda *news: (fitting(*news), stages.append(task.stage))
     searcher.run(task)
-    assert stages[-1] == "The quick search gets to know the generator, once: 100 %."
+    assert stages[-1].endswith("the first time for a size of the small picture: 100 %.")
     visitor.squares[0].save(tmp_path / "tan.png")
     ran = called("run.py", "-input_dir", "tan.png", "-generator", tiny, "-search", "quick",
                  "-seed", 1, "-steps", 20, "-threads", 1, cwd=tmp_path)  # fmt: skip
@@ -154,6 +157,11 @@ def test_the_quick_search_is_that_of_run_py_and_tells_of_its_fit(
     assert task.finished[0].png == theirs.read_bytes()
     searcher.run(again := tiny_task(steps=20, search="quick")[1])
     assert again.finished[0].png == task.finished[0].png and len(stages) == 50  # made once
+    for _ in range(2):
+        other = tiny_task(steps=20, search="quick")[1]
+        other.fitting, other.LR = task.fitting, Image.new("RGB", (8, 8), "tan")
+        searcher.run(other)
+        assert len(stages) == 100  # and once for another size
 
 
 def test_a_fit_can_be_cancelled(tiny_task, searcher):
@@ -191,6 +199,21 @@ def test_the_download_of_a_generator_is_told_while_it_comes_in(
         searcher.run(task)
     assert stages[-1] == "Downloading w.pt: 0.5 of 0.5 MB." and len(stages) > 1
     assert not (tmp_path / "w.pt").exists()
+
+
+def test_nothing_of_a_search_is_kept_with_the_generator(tiny_task, searcher):
+    _, task = tiny_task(duplicates=2, search="quick")  # the first, for which it is loaded
+    searcher.run(task)
+    kept = [weakref.ref(each) for each in (task, task.LR, task.finished[0])]
+    del task, _
+    gc.collect()
+    assert searcher.model is not None and [each() for each in kept] == [None] * 3
+
+
+def test_the_fit_shows_no_bar_in_the_terminal(tiny_task, searcher, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    searcher.run(tiny_task(search="quick")[1])
+    assert capsys.readouterr().err == ""
 
 
 def test_the_queue_has_an_end(tiny_task, searcher, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 import requests
@@ -24,7 +26,7 @@ class Inside:
 
         self.visitors, self.uploads = Visitors(), Uploads(folder / "uploads")
         self.uploads.folder.mkdir()
-        reader, searcher = Reader(folder), Searcher("cpu", cache_dir)
+        reader, searcher = Reader(folder), Searcher("cpu", cache_dir, folder)
         self.generator = generator
         about = {generator: (16, "a random network of the tests")}
         self.page = Page(self.visitors, reader, searcher, self.uploads, about)
@@ -78,6 +80,9 @@ def test_a_closed_page_is_forgotten_also_in_the_middle_of_a_search(inside):
     client = inside.visit()
     running = inside.search(client, steps=1000, duplicates=16)
     until(lambda: any("step" in str(each) for each in running.outputs()))
+    (visitor,) = inside.visitors.known.values()
+    kept = [weakref.ref(each) for each in (visitor, *visitor.tasks, visitor.tasks[0].LR)]
+    del visitor
     shown = "".join(str(each.config_values) for each in inside.sessions.values())
     assert "base64" in shown  # there is something to forget
     client.close()
@@ -85,3 +90,10 @@ def test_a_closed_page_is_forgotten_also_in_the_middle_of_a_search(inside):
     until(lambda: not inside.sessions, lambda: list(inside.sessions))
     assert not inside.page.blocks.state_holder.time_last_used
     assert list(inside.uploads.folder.iterdir()) == []
+
+    def gone() -> bool:
+        gc.collect()
+        return not any(each() for each in kept)
+
+    until(gone, "something holds its search")
+    assert inside.page.searcher.model is not None  # loaded for that page
