@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from bicubic import BicubicDownSample
 from cli.errors import UserError
@@ -163,7 +164,7 @@ def write_result(job: Job, HR, record: Record, latent: Latent | None = None) -> 
     with contextlib.ExitStack() as stack:
         # They appear in the opposite order, the picture last.
         picture = stack.enter_context(atomic_write(job.place(within)))
-        encode_png(picture, to_picture(HR), texts_of(record), XMP)
+        encode_picture(picture, HR, record)
         settle(picture)
         if latent is not None:
             file = stack.enter_context(atomic_write(job.latent(within)))
@@ -181,18 +182,20 @@ def write_result(job: Job, HR, record: Record, latent: Latent | None = None) -> 
 
 def write_picture(job: Job, HR, record: Record) -> None:
     """Write the picture alone, with what `record` says of it. Raises: OSError."""
-    write_png(job.place(record.within_eps), to_picture(HR), texts_of(record), XMP)
+    with atomic_write(job.place(record.within_eps)) as file:
+        encode_picture(file, HR, record)
 
 
-def texts_of(record: Record) -> dict[str, str]:
-    """What the PNG file of a result says of it."""
-    return {
+def encode_picture(file: BinaryIO, HR, record: Record) -> None:
+    """The PNG file of a result, with what `record` says of it. Raises: OSError."""
+    text = {
         "Description": IMAGINARY,
         "Software": f"{SOFTWARE}{record.versions['pulse']}",
         "pulse:generator": record.generator["name"],
         "pulse:generator_sha256": record.generator["sha256"],
         **{f"pulse:{name}": str(getattr(record, name)) for name in ("seed", "l2", "within_eps")},
     }
+    encode_png(file, to_picture(HR), text, XMP)
 
 
 def write_intermediates(job: Job, attempt: int, step: int, steps: int, HR, LR) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import tempfile
+import io
 import time
 import weakref
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from generators.fit import Fit
 from imaging.pictures import to_picture, to_tensor
 from PULSE import PULSE, Figures, Search, require_lr_size
 from runner.folder import record_of
-from runner.jobs import all_jobs, pixels_sha256, write_result
+from runner.jobs import all_jobs, encode_picture, pixels_sha256
 from runner.retries import LoadedJob, search_with_retries
 from search_settings import Settings
 
@@ -32,12 +31,11 @@ class Searcher:
     """Searches as run.py does, one task after another, in a thread of its own: PyTorch's number of
     threads, which decides over the last bits, is one per thread.
 
-    The generator that was asked for last stays loaded. folder: for a result's files, while they are
-    written.
+    The generator that was asked for last stays loaded.
     """
 
-    def __init__(self, device: str, cache_dir: Path, folder: Path):
-        self.device, self.cache_dir, self.folder = device, cache_dir, folder
+    def __init__(self, device: str, cache_dir: Path):
+        self.device, self.cache_dir = device, cache_dir
         self.thread = ThreadPoolExecutor(1)
         self.waiting: list[Task] = []  # the first is running
         self.threads = torch.get_num_threads()
@@ -71,7 +69,7 @@ class Searcher:
             model = self.load(task)
             require_lr_size(*task.LR.size, model.generator.resolution)
             pixels = pixels_sha256(task.LR)
-            for job in all_jobs([Path("face.png")], task.options.duplicates, self.folder):
+            for job in all_jobs([Path("face.png")], task.options.duplicates, Path()):
                 task.stage, task.iterate = "Preparing the search.", None
                 loaded = LoadedJob(job, to_tensor(task.LR), pixels)
                 task.finished.append(self.finished(model, loaded, task))
@@ -89,10 +87,9 @@ class Searcher:
         if best.result.best_step < 0:
             raise UserError("no step gave finite numbers: choose another seed")
         record = record_of(loaded, model, task.settings, task.options, task.seed)
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            job = dataclasses.replace(loaded.job, output_dir=Path(folder))
-            png = write_result(job, best.HR, record).read_bytes()
-        return Finished(task.LR, to_picture(best.LR), png, record)
+        file = io.BytesIO()
+        encode_picture(file, best.HR, record)
+        return Finished(task.LR, to_picture(best.LR), file.getvalue(), record)
 
 
 def ignored(*_) -> None:

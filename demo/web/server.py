@@ -181,12 +181,12 @@ def serve(
     cache_dir: Path,
     ready: Callable[[], object],
 ) -> None:
-    """Answer until a signal asks for an end. folder: for uploads, while their pages are open, and
-    for results, while they are written; whoever gave it removes it.
+    """Answer until a signal asks for an end. folder: for uploads, while their pages are open;
+    whoever gave it removes it.
     """
     visitors, uploads = Visitors(), Uploads(folder / "uploads")
     uploads.folder.mkdir()
-    reader, searcher = Reader(cache_dir), Searcher(device, cache_dir, folder)
+    reader, searcher = Reader(cache_dir), Searcher(device, cache_dir)
     page = Page(visitors, reader, searcher, uploads, generators)
     app = application(page, uploads, visitors)
     config = uvicorn.Config(

@@ -39,7 +39,7 @@ def tiny_task(tiny):
 
 @pytest.fixture
 def searcher(tmp_path, one_thread):
-    return Searcher("cpu", tmp_path, tmp_path)
+    return Searcher("cpu", tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "flags"), [(FACES, {}), (SQUARE, {"mode": "resize"})])

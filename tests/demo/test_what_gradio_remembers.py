@@ -26,7 +26,7 @@ class Inside:
 
         self.visitors, self.uploads = Visitors(), Uploads(folder / "uploads")
         self.uploads.folder.mkdir()
-        reader, searcher = Reader(folder), Searcher("cpu", cache_dir, folder)
+        reader, searcher = Reader(folder), Searcher("cpu", cache_dir)
         self.generator = generator
         about = {generator: (16, "a random network of the tests")}
         self.page = Page(self.visitors, reader, searcher, self.uploads, about)
