@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -119,6 +120,17 @@ def test_the_last_results_are_kept_and_no_more(tiny_task, searcher, monkeypatch)
     visitor.keep(task)
     visitor.keep(task)
     assert visitor.results == [*task.finished, task.finished[0]] and visitor.newest == 2
+
+
+def test_no_result_is_ever_a_file(tiny_task, searcher, tmp_path, monkeypatch):
+    """A program that is ended in the middle would leave it."""
+    opened, plain = [], open
+    monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a[0]) or plain(*a, **k))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    _, task = tiny_task(duplicates=2)
+    searcher.run(task)
+    assert len(task.finished) == 2 and not list(tmp_path.rglob("*.png"))
+    assert not [name for name in opened if str(name).endswith((".png", ".part", ".json"))]
 
 
 def test_a_cancelled_search_ends_at_its_next_step_and_keeps_what_was_finished(tiny_task, searcher):
