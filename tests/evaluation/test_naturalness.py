@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from evaluation.naturalness import AXES, bootstrap, frechet_distance, principal_axes
+from evaluation.naturalness import AXES, bootstrap, frechet_distance, parser, principal_axes
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -77,3 +77,17 @@ def test_results_of_other_lr_are_refused_in_one_sentence(called, runs):
     done = called("evaluation.naturalness.py", "same", "few", "-faces", "real", cwd=runs)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "same, few have 0 pictures of the same names" in done.stderr
+
+
+def test_results_of_other_sizes_are_refused_with_the_sizes(called, runs):
+    for path in (runs / "noise").rglob("*.png"):
+        Image.open(path).resize((16, 16)).save(path)
+    done = called("evaluation.naturalness.py", "same", "noise", "-faces", "real", cwd=runs)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "different sizes (16×16, 32×32): give results of one size" in done.stderr
+
+
+def test_its_help_speaks_of_no_name_in_the_code():
+    help = parser().format_help()
+    assert f"in the {AXES} directions in which" in help and "AXES" not in help
+    assert "-faces FACES RUNS [RUNS ...]" in help
