@@ -1,6 +1,8 @@
 """evaluation/naturalness.py: distances that tell natural pictures from others; its command."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from cli.signals import Stopped, stopping_on_signals
+from evaluation import naturalness
 from evaluation.naturalness import AXES, bootstrap, frechet_distance, parser, principal_axes
 
 
@@ -85,6 +89,20 @@ def test_results_of_other_sizes_are_refused_with_the_sizes(called, runs):
     done = called("evaluation.naturalness.py", "same", "noise", "-faces", "real", cwd=runs)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "different sizes (16×16, 32×32): give results of one size" in done.stderr
+
+
+@pytest.mark.usefixtures("called")  # which restores the handlers of signals
+@pytest.mark.parametrize("work", ["read_results", "features_of", "bootstrap"])
+def test_a_signal_whose_exception_is_lost_ends_it_all_the_same(runs, work):
+    given = {
+        "read_results": ([runs / "same", runs / "noise"],),
+        "features_of": (None, torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),  # no network is asked
+        "bootstrap": (normal(60, 4), normal(60, 4), normal(60, 4)),
+    }[work]
+    with pytest.raises(Stopped), stopping_on_signals():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        getattr(naturalness, work)(*given)
 
 
 def test_its_help_speaks_of_no_name_in_the_code():
