@@ -48,13 +48,14 @@ from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator, ra
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
 from cli.signals import heed_signals
+from evaluation.options import require_file_writable
 from fast.device import choose_device
 from fast.precision import has_bfloat16
 from generators.load import DEMO, DEMO64
-from imaging.pictures import list_pictures, read_picture, to_tensor
+from imaging.pictures import list_pictures, pictures_in, read_picture, to_tensor
 from PULSE import PULSE
 from safe_files import atomic_write
-from search_settings import PRECISIONS
+from search_settings import PRECISIONS, require_positive
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("steps", "stylegan2", "stylegan3", "start", "runs", "search", "faces", "profile")
@@ -97,6 +98,11 @@ def rows_for(device: torch.device, batches: list[int]) -> list[Row]:
         for precision in precisions
         for formulation in fast
     ]
+
+
+def whole(figure: float | None) -> str:
+    """A cell of a table: blank where the figure is not known."""
+    return "" if figure is None else f"{figure:.0f}"
 
 
 def measure_steps(
@@ -148,7 +154,7 @@ def measure_steps(
         spread = f"{1e3 * min(figures['seconds']):.0f}-{1e3 * max(figures['seconds']):.0f}"
         print(
             f"{row.formulation:26}{row.precision:10}{row.batch:5}{1e3 * seconds:9.1f}{spread:>13}"
-            f"{figures['images_per_minute']:11.2f}{figures['peak_mb']:9.0f}"
+            f"{figures['images_per_minute']:11.2f}{whole(figures['peak_mb']):>9}"
             f"{figures['times_faster']:9.2f}{figures['times_floor']:8.2f}",
             flush=True,
         )
@@ -199,8 +205,8 @@ def measure_stylegan3(args, device: torch.device, cache_dir: Path) -> list[dict]
             faster = f"{first / seconds:9.2f}" if resolution == 256 else f"{'':9}"
             rows.append(figures)
             print(
-                f"{name:18}{form:16}{precision:10}{1e3 * seconds:9.0f}{figures['peak_mb']:9.0f}"
-                f"{faster}{figures['times_floor']:8.2f}",
+                f"{name:18}{form:16}{precision:10}{1e3 * seconds:9.0f}"
+                f"{whole(figures['peak_mb']):>9}{faster}{figures['times_floor']:8.2f}",
                 flush=True,
             )
     return rows
@@ -278,11 +284,16 @@ def measure_faces(args, device: torch.device, folder: Path) -> list[dict]:
     """Searches by benchmarks/search_quality.py, for faces at 16×16 pixels. Raises: UserError."""
     words = ["-input_dir", args.faces, "-output_dir", folder / "lr", "-mode", "resize", "-quiet"]
     words += ["-output_size", 16]
+    (folder / "lr").mkdir()  # else, where no photograph can be used, nobody makes it
     try:
         in_process(str(ROOT / "align_face.py"), *map(str, words))
     except RuntimeError as error:
         raise UserError(f"-faces {args.faces}: {str(error)}") from None
     pictures = [to_tensor(read_picture(path)) for path in list_pictures(folder / "lr")[0]]
+    if not pictures:
+        raise UserError(
+            f"-faces {args.faces} holds no picture that can be used: put photographs of faces there"
+        )
     return compare(DEMO64, device, folder / "demo", torch.stack(pictures), args.steps)
 
 
@@ -318,20 +329,31 @@ def parser() -> Parser:
     flags.flag("faces", "folder of square photographs of faces, for that part", type=Path)
     flags.flag("steps", "of each search of the parts search and faces", STEPS, type=int)
     flags.flag("json", "write the figures to this file as well", type=Path, metavar="FILE")
+    flags.flag("overwrite", "replace that file if it exists", False, action="store_true")
     return flags
 
 
-def main() -> int:
-    args = parser().parse_args()
+def check(args) -> None:
+    """Raises: UserError for what nothing could be measured with, or not be written."""
     if args.repeats < 1 or min(args.batches or [1]) < 1:
         raise UserError("repeats and batches must be whole numbers of at least 1")
     if args.resolution < 64 or args.resolution & (args.resolution - 1):
         raise UserError(
             f"resolution must be a power of two of at least 64, not {args.resolution}: LR are 32"
         )
-    args.parts = args.parts or [part for part in PARTS if part not in ON_REQUEST]
+    require_positive("steps", args.steps)
     if ("faces" in args.parts) != (args.faces is not None):
         raise UserError("the part faces needs a folder of them: -parts faces -faces FOLDER")
+    if args.faces is not None:
+        pictures_in(args.faces, "-faces", "square photographs of faces")
+    if args.json is not None:
+        require_file_writable(args.json, "-json", args.overwrite)
+
+
+def main() -> int:
+    args = parser().parse_args()
+    args.parts = args.parts or [part for part in PARTS if part not in ON_REQUEST]
+    check(args)
     device = choose_device(args.device)
     if "profile" in args.parts and device.type != "cpu":
         raise UserError("the part profile times functions of a CPU: give -device cpu")
@@ -375,7 +397,8 @@ def main() -> int:
             with atomic_write(args.json) as out:
                 out.write(json.dumps(figures, indent=1).encode())
         except OSError as error:
-            raise UserError(f"{args.json} cannot be written ({error.strerror})") from None
+            reason = f"cannot be written ({error.strerror}): make room there"
+            raise UserError(f"-json {args.json} {reason}") from None
     return OK
 
 

@@ -277,7 +277,7 @@ class _Part:
 
         done, given, name = self.resumed, response.headers, self.file.name
         length = "" if "Transfer-Encoding" in given else given.get("Content-Length", "")
-        total = done + int(length) if length.isdigit() else self.expected
+        total = done + int(length[:20]) if re.fullmatch("[0-9]+", length) else self.expected
         limit = min(math.inf if total is None else total, self.file.max_bytes)
         if self.expected not in (None, total):
             raise _Fault(f"serves {total} bytes instead of {self.expected}")

@@ -11,7 +11,7 @@ examples:
       held also against LR pictures before they were degraded, and against true HR pictures
 
 exit status: 0 everything was evaluated; 1 some file could not be used, and the rest was evaluated;
-2 arguments or folders cannot be used, and nothing was evaluated.
+2 arguments or folders cannot be used, and nothing was evaluated, or a file cannot be written.
 """
 
 from __future__ import annotations
@@ -96,18 +96,16 @@ def main() -> int:
         "csv": "\ufeff" + tables.as_csv(evaluation.rows),  # the mark by which Excel knows UTF-8
         "markdown": "\n".join(markdown),
     }
-    try:
-        for flag, path in options.written.items():
+    for flag, path in options.written.items():
+        try:
             if flag == "html":
                 write_report(path, title, shown, notes, cards_of(by_input, evaluation))
             else:
                 with atomic_write(path) as file:
                     file.write(texts[flag].encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        name = error.filename or "a file"
-        tell(f"evaluate.py: error: {name} cannot be written ({error.strerror})", file=sys.stderr)
-        return SOME_REFUSED
-    for flag, path in options.written.items():
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}): make room there, or name another file"
+            raise UserError(f"-{flag} {path} {reason}") from None
         tell(f"{flag}: {path}")
     return SOME_REFUSED if problems.lines() else OK
 

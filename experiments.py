@@ -11,7 +11,7 @@ examples:
 
 results: experiments.md (tables), experiments.json (all figures) and plots in <output_dir>, and a
 folder with the pictures of each experiment, with its log. Stopped? The same command goes on. The
-figures are those of evaluate.py.
+figures are those of evaluate.py, for the pictures that are in -input_dir now.
 
 exit status: 0 everything was measured; 1 some experiment failed or lacks pictures, the others are
 measured; 2 arguments, folders or generator cannot be used, and nothing was begun.
@@ -64,7 +64,8 @@ def main() -> int:
     except OSError as error:
         name = error.filename or options.output_dir
         raise UserError(f"{name} cannot be written ({error.strerror}): make room there") from None
-    tell(f"Written: {', '.join(map(str, files))}")
+    if not options.quiet:
+        tell(f"Written: {', '.join(map(str, files))}")
     return SOME_REFUSED if study.failures else OK
 
 

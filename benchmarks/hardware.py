@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from cli.signals import heed_signals
 from fast.precision import convolutions_in, matrix_products_in
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows has none
+    resource = None
 
 
 def processor() -> str:
@@ -21,6 +28,21 @@ def processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def peak_megabytes(device: torch.device) -> float | None:
+    """The most memory in MB, 10⁶ bytes, that this process has had: of the GPU on CUDA, else of the
+    machine. None where the system does not tell, as Windows.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:  # Linux; what getrusage tells there includes the peak of the process that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return kilobytes * 1024 / 1e6
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes
+        return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def wait_for_device(device: torch.device) -> None:
@@ -34,6 +56,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """The median of nine times, after two that are not counted."""
     seconds = []
     for _ in range(11):
+        heed_signals()
         wait_for_device(device)
         start = time.perf_counter()
         work()

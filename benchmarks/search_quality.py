@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cli.progress import Progress
+from cli.signals import heed_signals
 from fast.choose import choose_threads
 from fast.precision import convolutions_in, has_bfloat16
 from PULSE import PULSE, Result, Search
@@ -45,6 +46,7 @@ def search_all(
             search = Search(generator, generator.synthesis, pictures[i : i + 1], settings, [i])
         else:
             search = model(pictures[i], seed=i, settings=settings)
+        search.on_step = lambda step, figures: heed_signals()
         with convolutions_in(model.precision, model.device):  # the plain network has no own
             for _ in search:
                 pass

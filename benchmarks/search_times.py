@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.hardware import wait_for_device
+from cli.signals import heed_signals
 from fast.choose import choose_threads
 from PULSE import PULSE
 from search_settings import SEARCHES, Settings
@@ -41,10 +42,14 @@ def time_searches(
     quick, threads = models["quick"], torch.get_num_threads()
     torch.set_num_threads(choose_threads(None, quick.generator.synthesis))
     LR = torch.full((3, SIDE, SIDE), 0.5)
+
+    def heed(*progress) -> None:
+        heed_signals()
+
     try:
         quick.fast_form(steps)  # compiled, and weights folded
         start = time.perf_counter()
-        quick.fit_for(Settings(search="quick", steps=steps), SIDE)
+        quick.fit_for(Settings(search="quick", steps=steps), SIDE, heed)
         wait_for_device(device)
         figures: dict = {
             "generator": Path(generator).stem,
@@ -61,7 +66,7 @@ def time_searches(
                 wait_for_device(device)
                 start = time.perf_counter(), time.process_time()
                 settings = Settings(search=name, steps=steps, until="steps")
-                for _ in model(LR, seed=max(seed, 0), settings=settings):
+                for _ in model(LR, seed=max(seed, 0), settings=settings, on_step=heed):
                     wait_for_device(device)
                 if seed >= 0:
                     figures[name]["seconds"].append(time.perf_counter() - start[0])

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import torch
 
+from cli.signals import heed_signals
 from PULSE import PULSE, Search
 from search_settings import Settings
 
@@ -49,6 +50,7 @@ def profile(model: PULSE, steps: int) -> dict[str, float]:
     spent.clear()
     start = time.perf_counter()
     for _ in range(steps):
+        heed_signals()
         search.step()
     total = time.perf_counter() - start
     found = {part: spent[part] for part in (CONVOLUTIONS, BETWEEN, TO_RGB)}

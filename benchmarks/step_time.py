@@ -5,7 +5,6 @@ table, in a process of its own, which prints one line of JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import stylegan
-from benchmarks.hardware import wait_for_device
+from benchmarks.hardware import peak_megabytes, wait_for_device
 from fast.precision import convolutions_in
 from generators.formats import Networks
 from generators.load import save_generator
@@ -71,8 +70,8 @@ def _saved(synthesis: nn.Module, path: Path) -> nn.Module:
 
 
 def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Path) -> dict:
-    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory. On
-    CUDA the fast forms' steps are replayed, as in run.py.
+    """Seconds of each of `repeats` steps, after some that are not counted, and peak memory in MB,
+    None where it is not known. On CUDA the fast forms' steps are replayed, as in run.py.
     """
     compile = "on" if row.formulation == "compiled" else "auto"
     if device_name == "cpu" and row.formulation != "compiled":
@@ -101,9 +100,7 @@ def time_row(row: Row, file: Path, device_name: str, repeats: int, cache_dir: Pa
                 search.step()
             wait_for_device(device)
             seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 1e6
+    peak = peak_megabytes(device)
     return {"seconds": seconds[uncounted:], "peak_mb": peak, "formulation": model.formulation}
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.hardware import wait_for_device
+from benchmarks.hardware import peak_megabytes, wait_for_device
 from fast.choose import FastForms
 from fast.precision import convolutions_in
 from generators import stylegan3
@@ -78,7 +77,9 @@ def time_step(
     repeats: int,
     cache_dir: str,
 ) -> dict:
-    """Seconds of each of `repeats` steps after one that is not counted, and peak memory in MB."""
+    """Seconds of each of `repeats` steps after one that is not counted, and peak memory in MB,
+    None where it is not known.
+    """
     device = torch.device(device_name)
     network = published(family, resolution).to(device)
     if formulation == INSERTED:
@@ -103,9 +104,7 @@ def time_step(
             search.step()
             wait_for_device(device)
             seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 1e6
+    peak = peak_megabytes(device)
     return {"seconds": seconds[1:], "peak_mb": peak}
 
 

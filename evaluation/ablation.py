@@ -125,12 +125,14 @@ def figures(
 ) -> dict | None:
     """What evaluate.py says of the results in `runs`, in one row; None where there is none.
 
-    lr: the LR that they were made from; clean: the same before they were degraded. Raises:
-    UserError where `runs` cannot be read.
+    lr: the LR that they were made from; clean: the same before they were degraded. Results of what
+    is not in there, as of a picture that was removed since, do not count. Raises: UserError where
+    `runs` cannot be read.
     """
-    evaluation = Evaluation(problems, lr, clean=clean)
+    evaluation, given = Evaluation(problems, lr, clean=clean), lr if clean is None else clean
     for results in read_results(runs, problems):
-        evaluation.measure(results)
+        if results[0].input in given:
+            evaluation.measure(results)
     if not evaluation.rows:
         return None
     records, files, *_ = tables.by_method(evaluation.rows, evaluation.diversity)

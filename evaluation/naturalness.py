@@ -6,7 +6,7 @@ paper and quick are folders of run.py's results for the same LR, those outside e
 PHOTOGRAPHS are real faces. Of each folder: the share of pictures, enlarged to 256 pixels, in which
 dlib finds exactly one face, with Wilson's 95 % interval; and two distances to the real faces in
 features of EfficientNet-lite1, which training does not use: the kernel distance, and the Fréchet
-distance |μ₁ − μ₂|² + tr(C₁ + C₂ − 2·(C₁C₂)^½), in the AXES directions in which the real faces
+distance |μ₁ − μ₂|² + tr(C₁ + C₂ − 2·(C₁C₂)^½), in the 16 directions in which the real faces
 differ most. Of each folder but the first, how much larger its Fréchet distance is than the first
 one's, with the 95 % interval of a bootstrap over the LR.
 """
@@ -22,10 +22,11 @@ from torch import Tensor
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError
 from cli.progress import tell
+from cli.signals import heed_signals
 from evaluation.intervals import wilson
 from imaging.pictures import read_picture
 from training.dataset import load_faces
-from training.efficientnet import load_efficientnet
+from training.efficientnet import EfficientNetLite, load_efficientnet
 from training.face_scores import face_share
 from training.feature_distance import kernel_distance, pooled_features
 
@@ -55,6 +56,7 @@ def bootstrap(first: Tensor, other: Tensor, real: Tensor, seed: int = 0) -> tupl
     random = torch.Generator().manual_seed(seed)
     more = []
     for _ in range(RESAMPLES):
+        heed_signals()
         rows = torch.randint(len(first), (len(first),), generator=random)
         more.append(frechet_distance(other[rows], real) - frechet_distance(first[rows], real))
     low, high = torch.tensor(more).quantile(torch.tensor([0.025, 0.975])).tolist()
@@ -68,6 +70,12 @@ def results_in(folder: Path) -> dict[str, Path]:
     }
 
 
+def _pixels(path: Path) -> Tensor:
+    """(S, S, 3), uint8. Raises: UserError."""
+    heed_signals()
+    return torch.from_numpy(np.array(read_picture(path)))
+
+
 def read_results(folders: list[Path]) -> list[Tensor]:
     """Of each folder the pictures of the names that all of them have, (N, 3, S, S), uint8. Raises:
     UserError where they have fewer than AXES + 1 in common, or of different sizes.
@@ -79,17 +87,27 @@ def read_results(folders: list[Path]) -> list[Tensor]:
             f"{', '.join(map(str, folders))} have {len(names)} pictures of the same names: at "
             f"least {AXES + 1} are needed, of the same LR"
         )
-    pictures = [
-        [torch.from_numpy(np.array(read_picture(paths[name]))) for name in names] for paths in found
-    ]
-    if len(sizes := {tuple(picture.shape) for each in pictures for picture in each}) > 1:
-        raise UserError(f"the pictures have different sizes ({sizes}): give results of one size")
+    pictures = [[_pixels(paths[name]) for name in names] for paths in found]
+    sizes = {picture.shape[:2] for each in pictures for picture in each}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
+        raise UserError(f"the pictures have different sizes ({shown}): give results of one size")
     return [torch.stack(each).permute(0, 3, 1, 2) for each in pictures]
+
+
+def features_of(network: EfficientNetLite, pictures: Tensor, chunk: int = 50) -> Tensor:
+    """`pooled_features` of many pictures, which a signal can end."""
+    features = []
+    for part in pictures.split(chunk):
+        heed_signals()
+        features.append(pooled_features(network, part, chunk))
+    return torch.cat(features)
 
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.add_argument("runs", nargs="+", type=Path, help="folders of results of the same LR")
+    about = "folders of results of the same LR"
+    flags.add_argument("runs", metavar="RUNS", nargs="+", type=Path, help=about)
     flags.flag("faces", "folder of real faces", required=True, type=Path)
     return flags
 
@@ -99,10 +117,11 @@ def main() -> int:
     sets = read_results(args.runs)
     faces = load_faces([args.faces], sets[0].shape[-1], fewest=AXES + 1)
     network = load_efficientnet(None, 1, torch.device("cpu"))
-    real, *features = (pooled_features(network, pictures) for pictures in (faces, *sets))
+    real, *features = (features_of(network, pictures) for pictures in (faces, *sets))
     axes = principal_axes(real, AXES)
     on_axes = [seen @ axes for seen in (real, *features)]
     for folder, pictures, seen, x in zip(args.runs, sets, features, on_axes[1:], strict=True):
+        heed_signals()
         share = face_share(pictures)
         low, high = wilson(round(share * len(pictures)), len(pictures))
         tell(f"{folder}: {len(pictures)} pictures, held against {len(faces)} real faces")

@@ -1,10 +1,13 @@
-"""The flags of evaluate.py and experiments.py: their defaults, and when to change them.
+"""The flags of evaluate.py and experiments.py: their defaults, when to change them, and whether the
+files that they name can be written.
 
 Imports neither torch nor Pillow, so that `-h` answers at once.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,24 @@ from search_settings import require_positive, require_seed, setting
 
 def _path(help: str, shown: str | None = None):
     return setting(None, help, shown, kind=Path)
+
+
+def require_file_writable(path: Path, flag: str, overwrite: bool) -> None:
+    """Raises: UserError, naming the flag, where `path` is a folder, cannot be written or, unless
+    `overwrite`, is there already.
+    """
+    given = f"{flag} {path}"
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise UserError(f"{given} is a folder: name a file")
+        if not overwrite:
+            raise UserError(f"{given} is there already: give another name, or -overwrite")
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is wrong with its folder is found below
+    except OSError as error:  # a name that is too long, for example
+        reason = f"cannot be written ({error.strerror}): give another name"
+        raise UserError(f"{given} {reason}") from None
+    require_folder_writable(path.parent, flag)
 
 
 @dataclass(frozen=True)
@@ -41,23 +62,20 @@ class EvaluateOptions:
     def check(self, runs: Path) -> None:
         """Raises: UserError where `runs` is no folder, or where a file must not be written."""
         require_positive("threads", self.threads)
-        if not runs.is_dir():
+        if not os.path.isdir(runs):  # unlike Path.is_dir, of a name that is too long as well
             raise UserError(f"{runs} is no folder: name the -output_dir of a run.py")
         flags: dict[Path, str] = {}
         for flag, path in self.written.items():
             given = f"-{flag} {path}"
-            if path.is_dir():
-                raise UserError(f"{given} is a folder: name a file")
-            if path.exists() and not self.overwrite:
-                raise UserError(f"{given} is there already: give another name, or -overwrite")
+            require_file_writable(path, f"-{flag}", self.overwrite)
             is_record = path.suffix == ".json" and path.with_suffix(".png").exists()
             if path.suffix == ".png" or is_record:
                 raise UserError(f"{given} is the name of a result: give another name")
-            if self.groups and path.exists() and path.samefile(self.groups):
+            there = self.groups and path.exists() and os.path.exists(self.groups)
+            if there and path.samefile(self.groups):
                 raise UserError(f"{given} is the file of -groups: give another name")
             if (rival := flags.setdefault(path.resolve(), flag)) != flag:
                 raise UserError(f"{given} is also the file of -{rival}: give another name")
-            require_folder_writable(path.parent, f"-{flag}")
 
 
 @dataclass(frozen=True)

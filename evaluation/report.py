@@ -57,8 +57,8 @@ class Card:
     l2: float
     eps: float
     within_eps: bool
-    seed: int
-    seconds: float
+    seed: int | None  # None: older records lack it, and some the seconds
+    seconds: float | None
     curve: list[float | None]
     group: str = ""
 
@@ -116,8 +116,8 @@ def cards_of(by_input: Iterable[list[Result]], evaluation: Evaluation) -> Iterat
                 l2=result.l2,
                 eps=result.eps,
                 within_eps=result.within_eps,
-                seed=result.seed or 0,
-                seconds=result.seconds or 0.0,
+                seed=result.seed,
+                seconds=result.seconds,
                 curve=read_curve(result.path),
                 group=evaluation.groups.get(result.input, ""),
             )

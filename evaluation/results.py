@@ -194,6 +194,9 @@ class PictureFolder:
         for picture in pictures:
             self.by_stem.setdefault(storable(picture.stem), []).append(picture)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.by_name or Path(name).stem in self.by_stem
+
     def read(self, name: str) -> Image.Image:
         """Raises: UserError, one sentence."""
         alike = self.by_stem.get(Path(name).stem, [])

@@ -148,7 +148,8 @@ class Study:
     def show_progress(self, running: list[str]) -> None:
         """How many results there are of the experiments that run, and of all."""
         pictures = len(self.lr.by_name)
-        made = {name: results_in(self.options.output_dir / name) for name in running}
+        # At most: there may be results of pictures that are gone.
+        made = {n: min(results_in(self.options.output_dir / n), pictures) for n in running}
         if (done := self.finished * pictures + sum(made.values())) > self.progress.done:
             self.progress.advance_to(done)
         self.progress.live(", ".join(f"{name} {n} of {pictures}" for name, n in made.items()))

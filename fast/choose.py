@@ -30,7 +30,7 @@ from fast.synthesis import FastSynthesis, Kernels, TorchKernels
 from search_settings import COMPILE
 
 # -compile auto, on a CPU: pixels times steps of one picture from which compiling pays: cpu.c takes
-# up to ten seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
+# about two seconds, once for a machine, and saves about 3 seconds in a million on two cores. It is
 # reckoned for one picture, whatever the number: a picture's result must not depend on how many are
 # made with it. On CUDA nothing is compiled unless it is asked for: Triton takes some ten seconds at
 # the first search.

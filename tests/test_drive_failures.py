@@ -71,6 +71,19 @@ def test_a_body_without_announced_length_is_held_against_the_known_size(server, 
     assert server.asked[1] == ("/w.pt", "bytes=200000-")
 
 
+@pytest.mark.parametrize("length", ["²", "+512000", "512000.0", ""])
+def test_a_length_that_is_no_number_is_as_none(server, cache, length):
+    file = weights(serve(server, lambda h: h.send(CONTENT, length=length)))
+    assert open_url(file, cache).read_bytes() == CONTENT
+
+
+def test_a_length_that_no_number_holds_is_larger_than_any_file(server, cache):
+    def endless(h):
+        h.send(CONTENT, length="9" * 5000)  # Python reads no number of as many digits
+
+    assert "larger than 1073.7 MB" in reason(weights(serve(server, endless)), cache)
+
+
 def test_a_server_without_ranges_starts_the_file_over(server, cache):
     url = serve(
         server,

@@ -35,6 +35,9 @@ def test_files_are_not_overwritten_unasked_and_results_never(scene):
         ["-html", "runs"],
         ["-json", "same", "-markdown", "same"],
         ["-csv", "o.json/o.csv"],
+        ["-json", "o" * 300],
+        ["-json", f"{'o' * 300}/o.json"],
+        ["-json", "o.json", "-groups", "none.csv", "-overwrite"],
         ["-threads", "0"],
     ):
         Path("g.csv").write_text("file,group\na,x\n")
@@ -45,6 +48,31 @@ def test_files_are_not_overwritten_unasked_and_results_never(scene):
     assert scene("-json", "o.json", "-overwrite", "-html", "o.html").returncode == 0
     changed = {path for path, digest in digests(".").items() if before.get(path) != digest}
     assert changed == {Path("o.json"), Path("o.html")}
+
+
+def test_a_folder_whose_name_is_too_long_is_refused_in_one_sentence(called, tmp_path):
+    done = called("evaluate.py", "r" * 300, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "rr is no folder: name the -output_dir of a run.py" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named_after_those_that_were(tmp_path):
+    put_result(tmp_path / "runs", "a", flat(110), flat(100, 8), "a.png")
+    put(tmp_path / "input", "a.png", flat(100, 8))
+    evaluated = [sys.executable, ROOT / "evaluate.py", "runs", "-csv", "o.csv", "-html", "o.html"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *map(str, evaluated)],  # blocks a file
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "evaluate.py: error: -html o.html cannot be written (File too large): make room there, or "
+        "name another file\n"
+    )
+    assert done.stdout.endswith("\ncsv: o.csv\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "input", "o.csv"}
 
 
 def test_evaluating_twice_gives_the_same_files(scene):

@@ -182,6 +182,26 @@ def test_the_same_command_again_searches_for_nothing_and_tells_the_same(measured
     assert document["experiments"] == [measured.rows[name] for name in again]
 
 
+def test_results_of_a_picture_that_was_removed_do_not_count(measured, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr", "hr", "experiments"):
+        shutil.copytree(measured.folder / name, name)
+    gone = sorted(Path("lr").iterdir())[0]
+    gone.unlink()
+    chosen = ["defaults", "gaussian-25"]  # the degraded LR of that picture lies there still
+    done = call("-hr_dir", "hr", "-quiet", "-only", *chosen)
+    assert done.status == 0, done.err
+    rows = json.loads(Path("experiments/experiments.json").read_text())["experiments"]
+    for name, row in zip(chosen, rows, strict=True):
+        assert row["pictures"] == row["within_eps"]["of"] == 2
+        found = Path("experiments", name).rglob(f"{gone.stem}.json")
+        left_out = json.loads(next(found).read_text())["l2"]
+        all_three = 3 * measured.rows[name]["l2"]
+        assert row["l2"] == pytest.approx((all_three - left_out) / 2)
+    assert " of 2" in done.out and " of 3" not in done.out
+    assert done.err == "" and "Written" not in done.out  # -quiet: errors and the tables
+
+
 @pytest.mark.parametrize(
     ("how", "chosen"), [(signal.SIGTERM, ["defaults", "steps-50"]), (signal.SIGKILL, ["steps-50"])]
 )

@@ -134,6 +134,49 @@ def test_on_cuda_searches_are_timed_compiled_as_well(device, forms, tmp_path, mo
     assert [given[0] for given in timed[:: len(forms)]] == [DEMO64, DEMO, tmp_path / "g.pt"]
 
 
+def test_what_cannot_be_measured_or_written_is_refused_before_anything_is_measured(
+    called, tmp_path
+):
+    (tmp_path / "old.json").write_text("figures of yesterday")
+    for name in ("void", "faces"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "faces" / "a.png")
+    faces = ["-parts", "steps", "faces", "-faces"]
+    for words, sentence in (
+        (
+            ["-json", "old.json"],
+            "-json old.json is there already: give another name, or -overwrite",
+        ),
+        (["-json", "faces"], "-json faces is a folder: name a file"),
+        (["-json", "old.json/new.json"], "-json old.json cannot be written"),
+        (["-json", "j" * 300], "jj cannot be written (File name too long): give another name"),
+        (["-parts", "search", "-steps", 0], "steps must be a whole number of at least 1"),
+        ([*faces, "faces", "-steps", 0], "steps must be a whole number of at least 1"),
+        ([*faces, "nowhere"], "-faces nowhere cannot be read"),
+        ([*faces, "void"], "-faces void holds no picture"),
+    ):
+        done = called("bench.py", "-device", "cpu", "-resolution", 64, *words, cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == "", words
+        assert sentence in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "old.json").read_text() == "figures of yesterday"
+
+
+def test_faces_of_which_none_can_be_used_are_refused_and_a_file_is_replaced_if_asked(
+    called, tmp_path, monkeypatch
+):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "a.png").write_text("no picture")
+    words = ["bench.py", "-device", "cpu", "-parts", "faces", "-faces", "faces"]
+    words += ["-json", "old.json", "-overwrite"]
+    (tmp_path / "old.json").write_text("figures of yesterday")
+    done = called(*words, cwd=tmp_path)
+    assert done.returncode == 2 and "-faces faces holds no picture that can be used" in done.stderr
+    assert (tmp_path / "old.json").read_text() == "figures of yesterday"
+    monkeypatch.setattr(bench, "measure_faces", lambda *given: ["a row"])
+    assert called(*words, cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "old.json").read_text())["faces"] == ["a row"]
+
+
 def test_bench_without_the_faces_it_is_to_search_says_what_to_give(called, tmp_path):
     for call, *words in (
         (command, "-parts", "faces"),  # as a user runs it

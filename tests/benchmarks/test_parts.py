@@ -1,23 +1,29 @@
 """The parts of bench.py: what is timed, and how the times are summed up."""
 
 import argparse
+import contextlib
 import math
 import runpy
+import signal
 import statistics
+import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import one_file
+from conftest import ROOT, needs_proc, one_file
 
 import bench
 from benchmarks import hardware, search_quality, search_times, step_profile, step_time
 from benchmarks.step_time import random_stylegan2
+from cli.progress import Progress
+from cli.signals import Stopped, stopping_on_signals
 from generators import fit as fits
 from generators.load import load_generator, save_generator
 from generators.networks import Networks
 from generators.stylegan2 import StyleGAN2Synthesis
-from PULSE import PULSE
+from PULSE import PULSE, Search
+from search_settings import Settings
 
 
 def test_every_form_and_batch_is_a_row_and_the_plain_ones_come_first():
@@ -75,6 +81,83 @@ def test_seconds_are_the_median_of_nine_after_two():
     seconds = hardware.seconds_of(lambda: calls.append(0), torch.device("cpu"))
     assert len(calls) == 11 and 0 <= seconds < 1
     assert hardware.processor().strip()
+
+
+@needs_proc
+def test_peak_memory_is_that_of_the_process_alone():
+    large = bytearray(10**9)
+    large[::4096] = b"1" * len(large[::4096])
+    code = "import torch; from benchmarks.hardware import peak_megabytes as peak; "
+    code += "print(peak(torch.device('cpu'))); x = torch.ones(50_000_000); "
+    code += "print(peak(torch.device('cpu')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    before, after = map(float, done.stdout.split())
+    assert 50 < before < 1000  # less than this process has
+    assert 190 < after - before < 220
+
+
+def test_peak_memory_without_proc_is_that_of_the_system_or_blank(tmp_path, monkeypatch):
+    resource, cpu = pytest.importorskip("resource"), torch.device("cpu")
+    monkeypatch.setattr(hardware, "Path", lambda path: tmp_path / path.removeprefix("/"))
+    for platform, unit in (("darwin", 1), ("freebsd14", 1024)):
+        monkeypatch.setattr(sys, "platform", platform)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        assert hardware.peak_megabytes(cpu) == pytest.approx(peak, rel=0.05)
+    monkeypatch.setattr(hardware, "resource", None)
+    assert hardware.peak_megabytes(cpu) is None
+    assert [bench.whole(figure) for figure in (None, 1284.4)] == ["", "1284"]
+
+
+def test_help_is_given_where_python_has_no_module_resource():
+    code = "import runpy, sys; sys.modules['resource'] = None; sys.argv = ['bench.py', '-h']; "
+    code += "import benchmarks.step_time, benchmarks.stylegan3_steps; "
+    code += "runpy.run_path('bench.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: bench.py"), done.stderr
+
+
+@pytest.mark.usefixtures("called")  # which restores the handlers of signals
+def test_a_signal_whose_exception_is_lost_ends_what_bench_does_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(fits, "PICTURES", 40)
+    monkeypatch.setattr(fits, "GRADIENTS", 20)
+    whole, steps = Search.step, []
+
+    def step(search):
+        steps.append(search)
+        if len(steps) == 2:
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signal.SIGTERM)
+        return whole(search)
+
+    monkeypatch.setattr(Search, "step", step)
+    file, cpu = one_file(tmp_path / "g.pt", 64), torch.device("cpu")
+    model, pictures = PULSE(file, "cpu", tmp_path, compile="off"), torch.full((2, 3, 16, 16), 0.5)
+    search = model(pictures, seed=[0, 1], settings=Settings(steps=99))
+    for work in (
+        lambda: search_times.time_searches(file, cpu, tmp_path, 9, 1, "off"),
+        lambda: search_quality.search_all(model, "eager", pictures, Settings(steps=9), Progress(2)),
+        lambda: step_profile.profile(model, 9),
+        lambda: hardware.seconds_of(search.step, cpu),
+    ):
+        steps.clear()
+        with pytest.raises(Stopped), stopping_on_signals():
+            work()
+        assert len(steps) == 2
+
+
+@pytest.mark.usefixtures("called")
+def test_so_it_ends_a_fit_that_bench_times(tmp_path):
+    def main():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        file = one_file(tmp_path / "g.pt", 64)
+        search_times.time_searches(file, torch.device("cpu"), tmp_path, 9, 1, "off")
+
+    with pytest.raises(Stopped), stopping_on_signals():
+        main()
+    assert not list(tmp_path.glob("*fit*"))
 
 
 def test_a_device_is_waited_for_by_its_number(monkeypatch):

@@ -1,6 +1,8 @@
 """evaluation/naturalness.py: distances that tell natural pictures from others; its command."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +11,9 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from evaluation.naturalness import AXES, bootstrap, frechet_distance, principal_axes
+from cli.signals import Stopped, stopping_on_signals
+from evaluation import naturalness
+from evaluation.naturalness import AXES, bootstrap, frechet_distance, parser, principal_axes
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -77,3 +81,31 @@ def test_results_of_other_lr_are_refused_in_one_sentence(called, runs):
     done = called("evaluation.naturalness.py", "same", "few", "-faces", "real", cwd=runs)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "same, few have 0 pictures of the same names" in done.stderr
+
+
+def test_results_of_other_sizes_are_refused_with_the_sizes(called, runs):
+    for path in (runs / "noise").rglob("*.png"):
+        Image.open(path).resize((16, 16)).save(path)
+    done = called("evaluation.naturalness.py", "same", "noise", "-faces", "real", cwd=runs)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "different sizes (16×16, 32×32): give results of one size" in done.stderr
+
+
+@pytest.mark.usefixtures("called")  # which restores the handlers of signals
+@pytest.mark.parametrize("work", ["read_results", "features_of", "bootstrap"])
+def test_a_signal_whose_exception_is_lost_ends_it_all_the_same(runs, work):
+    given = {
+        "read_results": ([runs / "same", runs / "noise"],),
+        "features_of": (None, torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),  # no network is asked
+        "bootstrap": (normal(60, 4), normal(60, 4), normal(60, 4)),
+    }[work]
+    with pytest.raises(Stopped), stopping_on_signals():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        getattr(naturalness, work)(*given)
+
+
+def test_its_help_speaks_of_no_name_in_the_code():
+    help = parser().format_help()
+    assert f"in the {AXES} directions in which" in help and "AXES" not in help
+    assert "-faces FACES RUNS [RUNS ...]" in help

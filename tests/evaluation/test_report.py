@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 from report_cards import card, face, written
+from result_folders import flat
 
 
 def embedded(page: str) -> list[Image.Image]:
@@ -21,6 +22,15 @@ def embedded(page: str) -> list[Image.Image]:
 
 
 # ------------------------------------------------------------ what is written
+
+
+def test_what_older_records_lack_is_unknown(scene):
+    scene.add("a", flat(110), flat(100, 8), seed=None, seconds=None)
+    scene.add("b", flat(110), flat(100, 8), seed=0, seconds=0.0)
+    assert scene("-html", "o.html").returncode == 0
+    page = (scene.folder / "o.html").read_text(encoding="utf-8")
+    shown = re.findall("<dt>time</dt><dd>(.*?)</dd>|<dt>seed</dt><dd>(.*?)</dd>", page)
+    assert ["".join(each) for each in shown] == ["unknown", "unknown", "0.0 s", "0"]
 
 
 def test_input_pixels_are_exact_and_the_result_says_that_it_is_imaginary(tmp_path):

@@ -214,6 +214,15 @@ def test_cards_are_sorted_by_the_keyboard_and_it_is_told(chromium, report):
         assert (status(run), names(run)) == (f"8 of 8 shown, by {order}", expected)
 
 
+def test_what_is_unknown_is_sorted_last(chromium, tmp_path):
+    cards = [card(1, seed=None, seconds=None), card(2), card(3)]
+    run = opened(chromium, written(tmp_path, cards))
+    for order in ("seconds", "-seconds", "seed"):
+        run(f"const s = document.querySelector('[name=sort]'); s.value = '{order}';"
+            "s.dispatchEvent(new Event('input', {bubbles: true}))")  # fmt: skip
+        assert names(run)[2] == "face_1", order
+
+
 def test_filters_by_verdict_group_and_name_hide_the_others_and_it_is_told(chromium, report):
     run = opened(chromium, report)
     run("document.querySelector('[value=all]').focus()")
