@@ -23,7 +23,7 @@ import torch
 
 from cli.errors import UserError
 from cli.progress import Progress
-from cli.signals import heed_signals
+from cli.signals import Stopped, heed_signals
 from fast.choose import choose_threads
 from fast.device import choose_device
 from imaging.animation import KINDS, write_animation
@@ -205,6 +205,9 @@ class Run:
                         written = [writer.submit(self.keep, each) for each in batch if each.best]
                 for each in written:
                     each.result()
+        except Stopped:  # also while the last result is being written: the end is told last
+            self.progress.silent = True
+            raise
         except UserError as error:
             self.report.failure = "; ".join(error.lines)
         except OSError as error:

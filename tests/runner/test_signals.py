@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from cli.command import run_command
 from cli.progress import Progress
 from cli.signals import heed_signals
 from PULSE import Search
+from runner import folder
 from runner.distributed import wait_for
 
 
@@ -149,3 +152,28 @@ def test_so_it_does_in_the_middle_of_a_search(pulse, monkeypatch, flags):
     same = f"the same command{' without -overwrite' * len(flags)}"
     assert len(steps) == 3 and told.endswith(f"is kept, {same} goes on from there\n")
     assert not pictures(pulse.runs)
+
+
+class Unjoined(ThreadPoolExecutor):
+    """As one whose thread was just being started when the signal came: nobody waits for it."""
+
+    def __exit__(self, *error):
+        self.shutdown(wait=False)
+
+
+def test_nothing_is_told_after_the_end(pulse, monkeypatch, capsys):
+    whole, stopped = folder.write_result, threading.Event()
+
+    def slow(job, *rest):
+        ask_for_an_end()
+        assert stopped.wait(HANG)
+        return whole(job, *rest)
+
+    monkeypatch.setattr(folder, "write_result", slow)
+    monkeypatch.setattr(folder, "ThreadPoolExecutor", Unjoined)
+    assert pulse("-steps", 100, "-eps", 1, status=143).err.endswith("goes on from there\n")
+    stopped.set()
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(HANG)
+    assert capsys.readouterr().err == "" and "a.png" in pictures(pulse.runs)
