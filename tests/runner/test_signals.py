@@ -163,6 +163,7 @@ class Unjoined(ThreadPoolExecutor):
 
 def test_nothing_is_told_after_the_end(pulse, monkeypatch, capsys):
     whole, stopped = folder.write_result, threading.Event()
+    before = set(threading.enumerate())
 
     def slow(job, *rest):
         ask_for_an_end()
@@ -173,7 +174,7 @@ def test_nothing_is_told_after_the_end(pulse, monkeypatch, capsys):
     monkeypatch.setattr(folder, "ThreadPoolExecutor", Unjoined)
     assert pulse("-steps", 100, "-eps", 1, status=143).err.endswith("goes on from there\n")
     stopped.set()
-    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(HANG)
     assert capsys.readouterr().err == "" and "a.png" in pictures(pulse.runs)
