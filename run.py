@@ -199,7 +199,7 @@ def main() -> int:
                 if str(picture) in refused or not any(job.existing() for job in jobs):
                     continue
                 try:
-                    sheet = write_sheet(jobs)
+                    sheet = write_sheet(jobs, options.overwrite)
                     if not options.quiet:
                         tell(f"sheet: {sheet}")
                 except UserError as error:

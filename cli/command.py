@@ -105,8 +105,8 @@ def usable_streams() -> Iterator[None]:
 
 def run_command(main, resumes: bool = False) -> NoReturn:
     """Exit with what `main()` returns; an UserError or a signal is one line, not a traceback.
-    resumes: whether the same command goes on from where a signal has stopped it, unless it was to
-    -overwrite.
+    resumes: whether the same command goes on from where a signal has stopped it; with -overwrite it
+    begins again.
 
     In a process that goes on afterwards, as a notebook's does, everything is left as it was found.
     """
@@ -130,8 +130,8 @@ def status_of(main, resumes: bool = False) -> int:
         if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks for all
             tell("", file=sys.stderr)
             again = {"-overwrite", "--overwrite"}.intersection(sys.argv)
-            same = f"the same command{' without -overwrite' * bool(again)}"
-            more = f"; what is finished is kept, {same} goes on from there"
+            onward = "begins again" if again else "goes on from there"
+            more = f"; what is finished is kept, the same command {onward}"
             tell(f"{program}: stopped{more if resumes else ''}", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)
     except Unprintable as error:

@@ -26,7 +26,7 @@ from cli.signals import heed_signals
 from evaluation.intervals import wilson
 from imaging.pictures import read_picture
 from training.dataset import load_faces
-from training.efficientnet import EfficientNetLite, load_efficientnet
+from training.efficientnet import load_efficientnet
 from training.face_scores import face_share
 from training.feature_distance import kernel_distance, pooled_features
 
@@ -95,15 +95,6 @@ def read_results(folders: list[Path]) -> list[Tensor]:
     return [torch.stack(each).permute(0, 3, 1, 2) for each in pictures]
 
 
-def features_of(network: EfficientNetLite, pictures: Tensor, chunk: int = 50) -> Tensor:
-    """`pooled_features` of many pictures, which a signal can end."""
-    features = []
-    for part in pictures.split(chunk):
-        heed_signals()
-        features.append(pooled_features(network, part, chunk))
-    return torch.cat(features)
-
-
 def parser() -> Parser:
     flags = Parser(__doc__)
     about = "folders of results of the same LR"
@@ -117,7 +108,7 @@ def main() -> int:
     sets = read_results(args.runs)
     faces = load_faces([args.faces], sets[0].shape[-1], fewest=AXES + 1)
     network = load_efficientnet(None, 1, torch.device("cpu"))
-    real, *features = (features_of(network, pictures) for pictures in (faces, *sets))
+    real, *features = (pooled_features(network, pictures) for pictures in (faces, *sets))
     axes = principal_axes(real, AXES)
     on_axes = [seen @ axes for seen in (real, *features)]
     for folder, pictures, seen, x in zip(args.runs, sets, features, on_axes[1:], strict=True):

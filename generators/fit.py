@@ -199,7 +199,7 @@ def cached_fit(
     except OSError as error:
         log.warning(
             f"-cache_dir {cache_dir} cannot be written ({error.strerror}): the fit of the search "
-            f"is not kept, and is made again next time"
+            f"is not kept, and made again next time; another folder keeps it"
         )
     return fit
 

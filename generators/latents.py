@@ -25,7 +25,6 @@ from torch import Tensor
 
 from cli.errors import UserError, is_mistake
 from loss import geocross
-from safe_files import atomic_write
 from search_settings import (
     ADDED,
     OPTIMISERS,
@@ -169,14 +168,8 @@ def _settings(record: dict) -> Settings:
     return Settings(**{field.name: there[field.name] for field in fields(Settings)})
 
 
-def write_latent(path: Path, latent: Latent, record: dict) -> None:
-    """Write the latent of the result that `record` describes. Raises: OSError."""
-    with atomic_write(path) as file:
-        encode_latent(file, latent, record)
-
-
 def encode_latent(file: BinaryIO, latent: Latent, record: dict) -> None:
-    """The same into an open file. Raises: OSError."""
+    """Write the latent of the result that `record` describes into an open file. Raises: OSError."""
     short = {name: value for name, value in record.items() if name not in LEFT_OUT}
     np.savez(
         file,

@@ -98,7 +98,7 @@ class Run:
             options.cache_dir,
             options.compile,
             options.precision,
-            not options.quiet,
+            not options.quiet and self.process.rank == 0,
             options.label,
         )
         torch.set_num_threads(choose_threads(options.threads, self.model.generator.synthesis))
@@ -173,7 +173,7 @@ class Run:
         return (
             (not options.animation or job.animation(options.animation).exists())
             and (not options.save_latent or job.has_latent_of(record))
-            and (not options.save_intermediate or job.has_intermediates())
+            and (not options.save_intermediate or job.has_intermediates(record))
         )
 
     # ------------------------------------------------------------ the work

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +25,7 @@ from runner.records import Record, read_record
 from safe_files import atomic_write, settle
 from search_settings import SEEDS
 
-SOFTWARE = "PULSE "  # as a PNG file names what wrote it, before the version
+SOFTWARE = "PULSE"  # as a PNG file names what wrote it, before the version
 MAX_NAME = 240  # bytes: file systems take 255, some of which are for `_0099.png` and `.json`
 
 
@@ -67,20 +66,26 @@ class Job:
         folder = self.output_dir / self.name
         return (folder / f"attempt_{attempt + 1}" if attempt else folder) / kind
 
-    def has_intermediates(self) -> bool:
-        return next(self._intermediates(), None) is not None
+    def has_intermediates(self, record: Record) -> bool:
+        """Whether there is a pair for every step of every attempt."""
+        for number, attempt in enumerate(record.attempts or [{}]):
+            steps = attempt.get("steps") or record.settings["steps"]
+            for kind in ("HR", "LR"):
+                there = self.intermediates(kind, number).glob("*.png")
+                if sum(self._is_step(path) for path in there) < steps:
+                    return False
+        return True
 
     def remove_intermediates(self) -> None:
         """Those of all attempts of an earlier search. Raises: OSError."""
-        for path in list(self._intermediates()):
-            path.unlink(missing_ok=True)
-
-    def _intermediates(self) -> Iterator[Path]:
-        folder, name = self.output_dir / self.name, re.compile(rf"{re.escape(self.name)}_\d+\.png")
+        folder = self.output_dir / self.name
         for place in (folder, *folder.glob("attempt_*")):
             for path in (*place.glob("HR/*.png"), *place.glob("LR/*.png")):
-                if name.fullmatch(path.name):
-                    yield path
+                if self._is_step(path):
+                    path.unlink(missing_ok=True)
+
+    def _is_step(self, path: Path) -> bool:
+        return bool(re.fullmatch(rf"{re.escape(self.name)}_\d+\.png", path.name))
 
     def has_latent_of(self, record: Record) -> bool:
         """Whether the latent file of that very result exists, and is whole."""
@@ -122,7 +127,7 @@ class Job:
 
 def is_result(place: Path) -> bool:
     """Whether one of the files of a result, its picture at `place`, says that it is."""
-    if picture_text(place).get("Software", "").startswith(SOFTWARE):
+    if picture_text(place).get("Software", "").split(" ")[0] == SOFTWARE:
         return True
     if read_record(place.with_suffix(".json")) is not None:
         return True
@@ -190,7 +195,7 @@ def encode_picture(file: BinaryIO, HR, record: Record) -> None:
     """The PNG file of a result, with what `record` says of it. Raises: OSError."""
     text = {
         "Description": IMAGINARY,
-        "Software": f"{SOFTWARE}{record.versions['pulse']}",
+        "Software": f"{SOFTWARE} {record.versions['pulse']}",
         "pulse:generator": record.generator["name"],
         "pulse:generator_sha256": record.generator["sha256"],
         **{f"pulse:{name}": str(getattr(record, name)) for name in ("seed", "l2", "within_eps")},
@@ -210,10 +215,11 @@ def write_intermediates(job: Job, attempt: int, step: int, steps: int, HR, LR) -
         write_png(path, to_picture(picture), {"Description": IMAGINARY}, XMP)
 
 
-def write_sheet(jobs: list[Job]) -> Path:
+def write_sheet(jobs: list[Job], overwrite: bool) -> Path:
     """`sheets/<picture>.png`: LR, bicubic and all results of one picture, from their files.
 
-    Raises: OSError; UserError where one of them is no such picture.
+    Raises: OSError; UserError where one of them is no such picture or, unless it is to overwrite,
+    where another file has the sheet's place.
     """
     picture = jobs[0].picture
     LR = read_picture(picture)
@@ -234,5 +240,8 @@ def write_sheet(jobs: list[Job]) -> Path:
     title = f"{picture.name}: imaginary faces, sought to downscale to it{within}"
     sheet = comparison_sheet(LR, results, title, "Made by PULSE. These people do not exist.")
     path = jobs[0].output_dir / "sheets" / f"{picture.stem}.png"
+    own = picture_text(path).get("Description") == IMAGINARY
+    if os.path.lexists(path) and not (own or overwrite):
+        raise UserError(f"{path} is there and is no sheet: move it, or -overwrite")
     write_png(path, sheet, {"Description": IMAGINARY}, XMP)
     return path

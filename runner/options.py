@@ -25,7 +25,8 @@ class RunOptions:
     generator: str | None = setting(
         None,
         "ffhq (1024 pixels, fetched once), demo (no download), another name of docs/generators.md, "
-        "an https address or a weight file; with -render that of the first file",
+        "an https address or a weight file; with -render that of the first file, unless it was an "
+        "address",
         shown="ffhq",
         kind=str,
     )

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -139,14 +140,15 @@ def require_own_summary(output_dir: Path) -> None:
     """Raises: UserError where the folder holds another file of the summary's name."""
     path = output_dir / SUMMARY
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        own = tuple(header[:5]) == COLUMNS[:5]  # with more of them since
+        with open(path, "rb") as file:
+            header = file.readline(4096).decode("utf-8-sig", "replace")
     except FileNotFoundError:
         return
-    except (OSError, UnicodeDecodeError, csv.Error):
-        own = False
-    if not own:
+    except OSError:
+        header = ""
+    # A spreadsheet may have saved it again, with semicolons or tabs. There are more columns by now.
+    names = [name.strip(' "\r\n') for name in re.split("[,;\t]", header)]
+    if tuple(names[:5]) != COLUMNS[:5]:
         raise UserError(
             f"{path} is there and is not a list of results: move it, or give another -output_dir"
         )

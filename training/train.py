@@ -180,16 +180,14 @@ def require_usable(args: Namespace) -> None:
     if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
         raise UserError(f"-threads must be from 1 to {MAX_THREADS}, not {args.threads}")
     require_at_least("prior_draws", args.prior_draws, FEWEST_DRAWS)
-    for needed, names in (
-        ("start", ("trained", "critic", "projected", "warmup_images")),
-        ("kid", ("kid_features",)),
-    ):
-        for name in names:
-            if getattr(args, name) and getattr(args, needed) is None:
-                raise UserError(f"-{name} is for -{needed}: give that as well, or neither")
+    if args.kid_features and args.kid is None:
+        raise UserError("-kid_features is for -kid: give that as well, or neither")
     require_folder_writable(args.output_dir, "-output_dir")
     if (args.output_dir / "checkpoint.pt").exists():
         return  # what is beside it is of this training
+    for name in ("trained", "critic", "projected", "warmup_images"):
+        if getattr(args, name) and args.start is None:
+            raise UserError(f"-{name} is for -start: give that as well, or neither")
     written = ("generator.pt", "trained.pt", "critic.pt", "projected.pt", "samples.png")
     started = ("the generator to start from", args.start and weight_file(args.start))
     beside = [

@@ -14,7 +14,7 @@ from evaluation.metrics import ExternalMetric
 from fast import cuda_graph, inductor
 from generators import latents, safe_loading
 from generators.formats import read_networks
-from generators.latents import Latent, read_latent, write_latent
+from generators.latents import Latent, encode_latent, read_latent
 from runner import distributed
 from training import efficientnet
 
@@ -50,7 +50,8 @@ def test_a_mistake_is_a_name_or_attribute_that_a_line_of_ours_asks_for():
 
 def _latent(tmp_path):
     record = {"settings": {}, "seed": 0}
-    write_latent(tmp_path / "a.npz", Latent(torch.zeros(1, 4), {}), record)
+    with open(tmp_path / "a.npz", "wb") as file:
+        encode_latent(file, Latent(torch.zeros(1, 4), {}), record)
     read_latent(tmp_path / "a.npz")
 
 

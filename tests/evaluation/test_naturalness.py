@@ -92,11 +92,10 @@ def test_results_of_other_sizes_are_refused_with_the_sizes(called, runs):
 
 
 @pytest.mark.usefixtures("called")  # which restores the handlers of signals
-@pytest.mark.parametrize("work", ["read_results", "features_of", "bootstrap"])
+@pytest.mark.parametrize("work", ["read_results", "bootstrap"])
 def test_a_signal_whose_exception_is_lost_ends_it_all_the_same(runs, work):
     given = {
         "read_results": ([runs / "same", runs / "noise"],),
-        "features_of": (None, torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),  # no network is asked
         "bootstrap": (normal(60, 4), normal(60, 4), normal(60, 4)),
     }[work]
     with pytest.raises(Stopped), stopping_on_signals():

@@ -156,7 +156,7 @@ def test_a_fit_that_cannot_be_kept_is_used_all_the_same(tmp_path, monkeypatch, c
     again = fit_generator(generator, generator.synthesize, S, progress=False)
     assert torch.equal(fit.gain, again.gain)
     (line,) = caplog.messages
-    assert line.startswith("-cache_dir ") and line.endswith("is made again next time")
+    assert line.startswith("-cache_dir ") and line.endswith("another folder keeps it")
 
 
 def test_only_searches_that_use_a_fit_make_one(tmp_path, monkeypatch):

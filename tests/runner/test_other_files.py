@@ -4,7 +4,9 @@ import socket
 
 import pytest
 from forked_runs import arguments, face, faces, pictures, record_of
+from PIL import Image
 
+from imaging.provenance import picture_text, write_png
 from runner.records import FOLDERS
 
 
@@ -40,6 +42,25 @@ def test_inputs_where_results_go_are_refused(here, tmp_path, place):
     assert done.status == 2 and "is where the inputs are" in done.err
 
 
+def test_a_file_in_the_place_of_a_sheet_is_kept(here, tmp_path):
+    face(tmp_path / "input" / "a.png")
+    mine = face(tmp_path / "runs" / "sheets" / "a.png", side=64)
+    before = mine.read_bytes()
+    done = here("-eps", 1, "-sheet")
+    assert done.status == 1 and "sheets/a.png is there and is no sheet: move it" in done.err
+    assert mine.read_bytes() == before and (tmp_path / "runs" / "a.png").exists()
+    assert here("-eps", 1, "-sheet", "-overwrite").status == 0 and mine.read_bytes() != before
+    assert here("-eps", 1, "-sheet").status == 0  # its own it makes again
+
+
+def test_a_result_of_the_first_version_is_a_result(here, tmp_path):
+    """It had no record, and no version in its picture."""
+    face(tmp_path / "input" / "a.png")
+    place = tmp_path / "runs" / "a.png"
+    write_png(place, Image.new("RGB", (8, 8)), {"Software": "PULSE", "pulse:seed": "3"})
+    assert here("-eps", 1).status == 0 and picture_text(place)["pulse:seed"] == "0"
+
+
 def test_what_a_killed_run_left_goes_and_nothing_of_others(here, tmp_path):
     face(tmp_path / "input" / "a.png")
     left = tmp_path / "runs" / "outside_eps" / ".123-0123abcd.part"
@@ -64,9 +85,13 @@ def test_a_list_that_is_not_of_results_is_kept(here, tmp_path):
     assert mine.read_text() == "my,own,table\n" and not pictures(tmp_path / "runs")
     mine.unlink()
     assert here().status == 0
-    older = mine.read_text("utf-8-sig").replace("best_step,steps,", "best_step,")
-    mine.write_text(older)  # as before there was such a column
-    assert here().status == 0
+    for saved in (
+        mine.read_text("utf-8-sig").replace("best_step,steps,", "best_step,"),  # before there was
+        mine.read_text("utf-8-sig").replace(",", ";"),  # again, by a spreadsheet
+        mine.read_text("utf-8-sig").replace("name,input", '"name","input"'),
+    ):
+        mine.write_text(saved)
+        assert here().status == 0 and mine.read_text("utf-8-sig").startswith("name,input,seed")
 
 
 def test_a_list_that_cannot_be_written_is_not_promised(here, tmp_path, monkeypatch):
@@ -157,3 +182,7 @@ def test_steps_that_are_asked_for_later_are_searched_for(here, tmp_path):
     assert len(steps_of(tmp_path / "runs" / "a")) == 8
     assert before.items() <= pictures(tmp_path / "runs").items()
     assert "1 result kept" in here("-save_intermediate").out
+    for kind in ("HR", "LR"):  # as a run that was stopped leaves them
+        (tmp_path / "runs" / "a" / kind / "a_7.png").unlink()
+        assert "1 face made" in here("-save_intermediate").out
+        assert len(steps_of(tmp_path / "runs" / "a", kind)) == 8

@@ -17,7 +17,7 @@ from forked_runs import files
 from PIL import Image
 
 from cli.errors import UserError
-from generators.latents import Latent, read_latent, redraw, write_latent
+from generators.latents import Latent, encode_latent, read_latent, redraw
 from imaging.pictures import to_tensor
 from PULSE import PULSE
 from runner.options import RunOptions
@@ -42,7 +42,8 @@ def test_a_latent_file_at_1024_has_less_than_a_megabyte(tmp_path, pulse):
     pulse("-save_latent")
     record = json.loads((pulse.runs / "a.json").read_text())
     noise_maps = {i: torch.randn(2 ** (i // 2 + 2), 2 ** (i // 2 + 2)) for i in range(5)}
-    write_latent(tmp_path / "large.npz", Latent(torch.randn(18, 512), noise_maps), record)
+    with open(tmp_path / "large.npz", "wb") as file:
+        encode_latent(file, Latent(torch.randn(18, 512), noise_maps), record)
     assert (tmp_path / "large.npz").stat().st_size < 1_000_000
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked_runs import begun, face, leftovers, pictures, record_of, whole_results
+from forked_runs import arguments, begun, face, leftovers, pictures, record_of, whole_results
 
 from imaging.provenance import picture_text
 
@@ -98,8 +98,7 @@ def test_overwriting_that_is_killed_never_pairs_an_old_picture_with_a_new_record
         whole_results(tmp_path / "runs")
 
 
-def test_a_new_record_never_stands_beside_an_old_picture(here, tmp_path, monkeypatch):
-    """Where writing the picture fails, both stay as they were."""
+def test_where_a_picture_cannot_be_written_the_old_result_stays(here, tmp_path, monkeypatch):
     face(tmp_path / "input" / "a.png")
     assert here("-eps", 1).status == 0
 
@@ -112,3 +111,17 @@ def test_a_new_record_never_stands_beside_an_old_picture(here, tmp_path, monkeyp
     record = record_of(tmp_path / "runs", "a")
     left = tmp_path / "runs" / "a.png"
     assert record["seed"] == 0 and picture_text(left)["pulse:seed"] == "0"  # it lost nothing
+
+
+@pytest.mark.parametrize("survived", [0, 1])
+def test_a_new_record_never_stands_beside_an_old_picture(here, start, small, tmp_path, survived):
+    """Killed before the record appears, and between it and the picture."""
+    face(tmp_path / "input" / "a.png")
+    assert here("-eps", 1).status == 0
+    again = arguments(small, "-eps", 1, "-seed", 1, "-overwrite")
+    process = start(again, tmp_path, killed_in=("os", "replace", survived))
+    assert process.wait() == -signal.SIGKILL
+    assert record_of(tmp_path / "runs", "a")["seed"] == survived
+    assert not pictures(tmp_path / "runs")
+    assert start(again, tmp_path).wait() == 0
+    assert picture_text(tmp_path / "runs" / "a.png")["pulse:seed"] == "1"

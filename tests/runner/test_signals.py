@@ -149,8 +149,8 @@ def test_so_it_does_in_the_middle_of_a_search(pulse, monkeypatch, flags):
 
     monkeypatch.setattr(Search, "step", step)
     told = pulse("-steps", 100, *flags, status=143).err
-    same = f"the same command{' without -overwrite' * len(flags)}"
-    assert len(steps) == 3 and told.endswith(f"is kept, {same} goes on from there\n")
+    onward = "begins again" if flags else "goes on from there"
+    assert len(steps) == 3 and told.endswith(f"is kept, the same command {onward}\n")
     assert not pictures(pulse.runs)
 
 
