@@ -48,13 +48,12 @@ from benchmarks.step_time import PLAIN_LIBRARY, STEPS, Row, random_generator, ra
 from cli.command import OK, Parser, run_command
 from cli.errors import UserError, escaped
 from cli.signals import heed_signals
-from evaluation.options import require_file_writable
 from fast.device import choose_device
 from fast.precision import has_bfloat16
 from generators.load import DEMO, DEMO64
 from imaging.pictures import list_pictures, pictures_in, read_picture, to_tensor
 from PULSE import PULSE
-from safe_files import atomic_write
+from safe_files import atomic_write, require_file_writable
 from search_settings import PRECISIONS, require_positive
 
 ROOT = Path(__file__).resolve().parent

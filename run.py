@@ -189,7 +189,8 @@ def main() -> int:
         if len(reports) < len(given):
             reports[0].failure = reports[0].failure or "another process ended before all was done"
         refused = {picture for report in reports for picture in report.refused}
-        listed = False
+        listed = False  # all results, in results.csv
+        missing = 0  # sheets
         try:
             require_output_dir(output_dir)
             write_summary(output_dir)
@@ -203,8 +204,10 @@ def main() -> int:
                     if not options.quiet:
                         tell(f"sheet: {sheet}")
                 except UserError as error:
-                    reports[0].failure = f"no sheet of {picture}: {error}"
-                    tell(reports[0].failure, file=sys.stderr)
+                    missing += 1
+                    tell(f"no sheet of {picture}: {error}", file=sys.stderr)
+            if missing and not reports[0].failure:
+                reports[0].failure = f"{count(missing, 'sheet')} missing, for the reasons above"
         except OSError as error:
             reports[0].failure = reports[0].failure or (
                 f"{error.filename or output_dir} cannot be written ({error.strerror})"

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,24 @@ def require_folder_writable(folder: Path, flag: str) -> None:
         raise UserError(
             f"{flag} {folder} cannot be written ({reason}): give another folder"
         ) from None
+
+
+def require_file_writable(path: Path, flag: str, overwrite: bool) -> None:
+    """Raises: UserError, naming the flag, where `path` is a folder, cannot be written or, unless
+    `overwrite`, is there already.
+    """
+    given = f"{flag} {path}"
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise UserError(f"{given} is a folder: name a file")
+        if not overwrite:
+            raise UserError(f"{given} is there already: give another name, or -overwrite")
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is wrong with its folder is found below
+    except OSError as error:  # a name that is too long, for example
+        reason = f"cannot be written ({error.strerror}): give another name"
+        raise UserError(f"{given} {reason}") from None
+    require_folder_writable(path.parent, flag)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,4 @@
-"""The flags of evaluate.py and experiments.py: their defaults, when to change them, and whether the
-files that they name can be written.
+"""The flags of evaluate.py and experiments.py: their defaults, and when to change them.
 
 Imports neither torch nor Pillow, so that `-h` answers at once.
 """
@@ -7,35 +6,16 @@ Imports neither torch nor Pillow, so that `-h` answers at once.
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import UserError
-from safe_files import require_folder_writable
+from safe_files import require_file_writable
 from search_settings import require_positive, require_seed, setting
 
 
 def _path(help: str, shown: str | None = None):
     return setting(None, help, shown, kind=Path)
-
-
-def require_file_writable(path: Path, flag: str, overwrite: bool) -> None:
-    """Raises: UserError, naming the flag, where `path` is a folder, cannot be written or, unless
-    `overwrite`, is there already.
-    """
-    given = f"{flag} {path}"
-    try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise UserError(f"{given} is a folder: name a file")
-        if not overwrite:
-            raise UserError(f"{given} is there already: give another name, or -overwrite")
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # what is wrong with its folder is found below
-    except OSError as error:  # a name that is too long, for example
-        reason = f"cannot be written ({error.strerror}): give another name"
-        raise UserError(f"{given} {reason}") from None
-    require_folder_writable(path.parent, flag)
 
 
 @dataclass(frozen=True)

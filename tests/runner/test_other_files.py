@@ -6,7 +6,9 @@ import pytest
 from forked_runs import arguments, face, faces, pictures, record_of
 from PIL import Image
 
+from cli.errors import UserError
 from imaging.provenance import picture_text, write_png
+from runner import folder
 from runner.records import FOLDERS
 
 
@@ -68,10 +70,10 @@ def test_what_a_killed_run_left_goes_and_nothing_of_others(here, tmp_path):
     for path in (left, others):
         path.parent.mkdir(parents=True)
         path.touch()
-    folder = tmp_path / "runs" / ".789-0123abcd.part"
-    folder.mkdir()
+    named_like_one = tmp_path / "runs" / ".789-0123abcd.part"
+    named_like_one.mkdir()
     assert here("-eps", 1).status == 0
-    assert not left.exists() and others.exists() and folder.is_dir()
+    assert not left.exists() and others.exists() and named_like_one.is_dir()
 
 
 def test_a_list_that_is_not_of_results_is_kept(here, tmp_path):
@@ -128,8 +130,26 @@ def test_a_damaged_result_costs_its_own_sheet_only(here, tmp_path, damage, why):
     done = here("-eps", 1, "-sheet")
     assert done.status == 1 and "3 results kept" in done.out
     assert f"no sheet of {tmp_path / 'input' / '01.png'}".split("/")[-1] in done.err
-    assert why in done.err and "runs/01.png" in done.err
+    assert done.err.count(why) == 1 and "runs/01.png" in done.err
+    assert "run.py: error: 1 sheet missing, for the reasons above" in done.err
     assert {path.name for path in (tmp_path / "runs" / "sheets").iterdir()} == {"00.png", "02.png"}
+
+
+def test_what_no_picture_can_be_searched_with_ends_with_the_summary(here, tmp_path, monkeypatch):
+    faces(tmp_path / "input", 3)
+    whole, searched = folder.search_with_retries, []
+
+    def fails(model, batch, *rest):
+        searched.append(batch)
+        if len(searched) == 2:
+            raise UserError("this device lacks an operation")
+        return whole(model, batch, *rest)
+
+    monkeypatch.setattr(folder, "search_with_retries", fails)
+    done = here("-eps", 1)
+    assert done.status == 1 and len(searched) == 2
+    assert "run.py: error: this device lacks an operation" in done.err
+    assert "1 face made" in done.out and (tmp_path / "runs" / "results.csv").exists()
 
 
 def test_a_process_that_fails_does_not_leave_the_first_waiting(start, small, tmp_path):
