@@ -1,16 +1,20 @@
 """What the search knows of a generator beforehand: of a linear one it is known what it must be."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, one_file
+from conftest import ROOT, one_file, random_networks
 
 from bicubic import BicubicDownSample
+from cli.signals import Stopped, stopping_on_signals
 from generators import fit as fits
 from generators.fit import PIXEL_VARIANCE, cached_fit, fit_generator
+from generators.prior import fit_prior
 from PULSE import PULSE
 from search_settings import Settings
 from SphericalOptimizer import row_norm
@@ -157,6 +161,30 @@ def test_a_fit_that_cannot_be_kept_is_used_all_the_same(tmp_path, monkeypatch, c
     assert torch.equal(fit.gain, again.gain)
     (line,) = caplog.messages
     assert line.startswith("-cache_dir ") and line.endswith("another folder keeps it")
+
+
+def test_a_log_is_told_of_a_fit_and_nobody_else(monkeypatch, capsys):
+    few(monkeypatch)
+    generator = linear()
+    for progress, lines in ((True, 1), (False, 0), (print, 0)):
+        fit_generator(generator, generator.synthesize, S, progress=progress)
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.count("\n") == lines
+        assert not lines or told.err.startswith("fit of the search: ")
+
+
+@pytest.mark.parametrize("fits_prior", [False, True])
+def test_a_signal_whose_exception_was_lost_ends_a_fit(monkeypatch, fits_prior):
+    few(monkeypatch)
+    generator = linear()
+    with stopping_on_signals():
+        with contextlib.suppress(Stopped):  # as a bare `except` somewhere does
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            if fits_prior:
+                fit_prior(random_networks(8)[1], draws=20)
+            else:
+                fit_generator(generator, generator.synthesize, S, progress=False)
 
 
 def test_only_searches_that_use_a_fit_make_one(tmp_path, monkeypatch):
